@@ -1,0 +1,1 @@
+//! The words the outbound layers share.

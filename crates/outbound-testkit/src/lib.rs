@@ -1,0 +1,1 @@
+//! A hostile HTTP upstream and the Tower service contract probe.
