@@ -1,1 +1,57 @@
-//! The words the outbound layers share.
+//! The words that the `outbound` layers share, and that must not be defined twice.
+//!
+//! ```
+//! use std::time::Duration;
+//! use outbound_core::{Deadline, Delivery, Elapsed, Failure, Kind, Phase};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() {
+//! // Context travels on the request …
+//! let mut request = http::Request::new(());
+//! Deadline::after(Duration::from_secs(2)).tighten(&mut request);
+//! assert_eq!(Deadline::of(&request).unwrap().left(), Duration::from_secs(2));
+//!
+//! // … and every failure, ours or foreign, is read through one view.
+//! let error: outbound_core::BoxError = Elapsed::new(Phase::Connect, Duration::from_secs(1)).into();
+//! let failure = Failure::of(&*error);
+//! assert_eq!(failure.kind(), Kind::Timeout);
+//! assert_eq!(failure.delivery(), Delivery::NotSent); // safe to send again, whatever the method
+//! # }
+//! ```
+//!
+//! - **Errors:** [`BoxError`] on the seam between layers, found again with [`find`], read with [`Failure::of`].
+//! - **Context:** [`Deadline`], [`Attempt`], [`CallSite`], [`Idempotent`] and [`Exchange`] ride on a request;
+//!   [`Attempt`], [`ConnectionInfo`] and [`Timings`] on its response. Each has one writer.
+//! - **Bodies:** [`OnEnd`] tells a hook exactly once how a body ended.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod connection;
+mod context;
+mod deadline;
+mod elapsed;
+mod error;
+mod exchange;
+mod failure;
+#[cfg(feature = "hyper")]
+mod foreign;
+mod on_end;
+mod origin;
+mod overloaded;
+mod snapshot;
+mod transport;
+mod units;
+mod words;
+
+pub use connection::{ConnectionInfo, Established, Timings};
+pub use context::{Attempt, CallSite, Idempotent, Message};
+pub use deadline::Deadline;
+pub use elapsed::Elapsed;
+pub use error::{BoxError, chain, find};
+pub use exchange::Exchange;
+pub use failure::Failure;
+pub use on_end::{AtEnd, End, OnEnd};
+pub use origin::{InvalidOrigin, Origin};
+pub use overloaded::Overloaded;
+pub use snapshot::Snapshot;
+pub use transport::{Holders, TransportError};
+pub use words::{Delivery, Kind, Phase};

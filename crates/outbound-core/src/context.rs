@@ -1,0 +1,157 @@
+//! What travels with a request and its response: one entry in `http::Extensions` for all of it, so that the whole stack pays for one.
+
+use std::{fmt, num::NonZeroU32, panic::Location};
+
+use http::{Extensions, Request, Response, request, response};
+
+use crate::{deadline::Deadline, exchange::Exchange};
+
+/// A message that carries context: a request or a response, or the parts of one.
+pub trait Message: sealed::Sealed {
+    #[doc(hidden)]
+    fn extensions(&self) -> &Extensions;
+    #[doc(hidden)]
+    fn extensions_mut(&mut self) -> &mut Extensions;
+}
+
+/// Which try this is: 1 for the first, written by the retry layer on each request it sends and on the response it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attempt(NonZeroU32);
+
+/// The line of the user's code that made the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallSite(&'static Location<'static>);
+
+/// The caller's word that sending this request twice does no more than sending it once, whatever its method
+/// (RFC 9110, 9.2.2: "some means to know that the request semantics are actually idempotent").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Idempotent;
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Context {
+    pub(crate) deadline: Option<Deadline>,
+    pub(crate) attempt: Option<Attempt>,
+    pub(crate) call_site: Option<CallSite>,
+    pub(crate) idempotent: bool,
+    pub(crate) exchange: Option<Exchange>,
+}
+
+// === Attempt ===
+
+impl Attempt {
+    /// The first.
+    pub const FIRST: Self = Self(NonZeroU32::MIN);
+
+    /// The attempt that `message` is, or was answered at.
+    pub fn of(message: &impl Message) -> Option<Self> {
+        Context::of(message)?.attempt
+    }
+
+    /// Puts it on `message`.
+    pub fn attach(self, message: &mut impl Message) {
+        Context::entry(message).attempt = Some(self);
+    }
+
+    /// The one after this.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// Its number, from 1.
+    pub fn number(self) -> u32 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+// === CallSite ===
+
+impl CallSite {
+    /// The caller's line. Functions that pass it on are `#[track_caller]` themselves.
+    #[track_caller]
+    pub fn here() -> Self {
+        Self(Location::caller())
+    }
+
+    /// The line that made the call `message` belongs to.
+    pub fn of(message: &impl Message) -> Option<Self> {
+        Context::of(message)?.call_site
+    }
+
+    /// Puts it on `message`.
+    pub fn attach(self, message: &mut impl Message) {
+        Context::entry(message).call_site = Some(self);
+    }
+
+    /// File, line and column.
+    pub fn location(self) -> &'static Location<'static> {
+        self.0
+    }
+}
+
+impl fmt::Display for CallSite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+// === Idempotent ===
+
+impl Idempotent {
+    /// Whether the caller said so of `message`.
+    pub fn of(message: &impl Message) -> bool {
+        Context::of(message).is_some_and(|context| context.idempotent)
+    }
+
+    /// Says so of `message`.
+    pub fn attach(self, message: &mut impl Message) {
+        Context::entry(message).idempotent = true;
+    }
+}
+
+// === Context ===
+
+impl Context {
+    pub(crate) fn of(message: &impl Message) -> Option<&Self> {
+        message.extensions().get()
+    }
+
+    pub(crate) fn entry(message: &mut impl Message) -> &mut Self {
+        message.extensions_mut().get_or_insert_default()
+    }
+}
+
+// === Message ===
+
+macro_rules! message {
+    ($message:ty, $($body:ident)?, $this:ident => $shared:expr, $unique:expr) => {
+        impl$(<$body>)? sealed::Sealed for $message {}
+
+        impl$(<$body>)? Message for $message {
+            fn extensions(&self) -> &Extensions {
+                let $this = self;
+                $shared
+            }
+
+            fn extensions_mut(&mut self) -> &mut Extensions {
+                let $this = self;
+                $unique
+            }
+        }
+    };
+}
+
+message!(Request<B>, B, this => Request::extensions(this), Request::extensions_mut(this));
+message!(Response<B>, B, this => Response::extensions(this), Response::extensions_mut(this));
+message!(request::Parts, , this => &this.extensions, &mut this.extensions);
+message!(response::Parts, , this => &this.extensions, &mut this.extensions);
+
+mod sealed {
+    pub trait Sealed {}
+}

@@ -1,0 +1,103 @@
+//! A limit of time ran out.
+
+use std::{error::Error, fmt, time::Duration};
+
+use crate::{
+    snapshot::Snapshot,
+    units::Time,
+    words::{Delivery, Phase},
+};
+
+/// A limit of time ran out, in the phase it names.
+///
+/// **May the peer have acted on the request?** Ask [`delivery`](Self::delivery): before [`Phase::Send`] certainly not, in
+/// [`Phase::Body`] certainly, and in between unless not one byte had been written.
+#[derive(Clone, Debug)]
+pub struct Elapsed {
+    phase: Phase,
+    limit: Duration,
+    took: Duration,
+    snapshot: Option<Box<Snapshot>>,
+}
+
+impl Elapsed {
+    /// `limit` ran out in `phase`, on time.
+    pub fn new(phase: Phase, limit: Duration) -> Self {
+        Self { phase, limit, took: limit, snapshot: None }
+    }
+
+    /// It really took so long until the limit was noticed.
+    #[must_use]
+    pub fn took(mut self, took: Duration) -> Self {
+        self.took = took;
+        self
+    }
+
+    /// The exchange as it stood then.
+    #[must_use]
+    pub fn during(mut self, snapshot: impl Into<Snapshot>) -> Self {
+        self.snapshot = Some(Box::new(snapshot.into()));
+        self
+    }
+
+    /// Where the call was.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The limit that ran out.
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// How long it really was until the call failed.
+    pub fn elapsed(&self) -> Duration {
+        self.took
+    }
+
+    /// By how much the limit was overrun because this runtime was not running: time for which the peer is not to blame.
+    pub fn late_by(&self) -> Duration {
+        self.took.saturating_sub(self.limit)
+    }
+
+    /// The exchange as it stood then, where it was known.
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_deref()
+    }
+
+    /// Whether the peer may have acted on the request.
+    pub fn delivery(&self) -> Delivery {
+        match (&self.snapshot, self.phase) {
+            (Some(snapshot), _) => snapshot.delivery,
+            (None, Phase::Send | Phase::Head) => Delivery::Maybe,
+            (None, Phase::Body) => Delivery::Answered,
+            (None, _) => Delivery::NotSent,
+        }
+    }
+}
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(origin) = self.snapshot().and_then(|snapshot| snapshot.origin.as_ref()) {
+            write!(f, "{origin}: ")?;
+        }
+        write!(f, "timed out after {} {}", Time(self.took), self.phase.doing())?;
+        if self.late_by() >= NOTICEABLE {
+            write!(
+                f,
+                " (limit {}; noticed {} late: this runtime was busy)",
+                Time(self.limit),
+                Time(self.late_by())
+            )?;
+        }
+        match self.snapshot() {
+            Some(snapshot) => write!(f, ", {snapshot}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for Elapsed {}
+
+/// Tokio's timer ticks every millisecond: less than a few ticks is not worth a word.
+const NOTICEABLE: Duration = Duration::from_millis(5);

@@ -1,0 +1,228 @@
+//! The one record of an attempt, which the pool writes and everybody else reads.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    connection::{ConnectionInfo, Timings},
+    context::{Attempt, CallSite, Context, Message},
+    origin::Origin,
+    words::{Delivery, Phase},
+};
+
+/// What is going on with one attempt, as it happens: phase, bytes, connection, time.
+///
+/// The pool writes it; timeouts, the leak guard and telemetry read it. It is one allocation, and cloning shares it.
+/// Whoever wants to look first puts it on the request with [`Exchange::track`]; the pool then reports on it, and carries it
+/// over to the response. A retry layer gives each attempt its own.
+///
+/// Phase, bytes and times are read without a lock; what names the route (origin, attempt, call site, connection) is behind one.
+///
+/// ```
+/// use outbound_core::{Delivery, Exchange, Phase};
+///
+/// let mut request = http::Request::new(());
+/// let exchange = Exchange::track(&mut request);
+/// exchange.enter(Phase::Send);
+/// exchange.wrote(42);
+/// assert_eq!((exchange.phase(), exchange.delivery()), (Phase::Send, Delivery::Maybe));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Exchange(Arc<Record>);
+
+#[derive(Debug)]
+struct Record {
+    begun: Instant,
+    phase: AtomicU8,
+    /// When the present phase was entered, in nanoseconds since `begun`.
+    since: AtomicU64,
+    /// Nanoseconds spent in each phase that has been left.
+    spent: [AtomicU64; Phase::ALL.len()],
+    bytes_out: AtomicU64,
+    bytes_in: AtomicU64,
+    refused: AtomicBool,
+    route: Mutex<Route>,
+}
+
+#[derive(Debug, Default)]
+struct Route {
+    origin: Option<Origin>,
+    attempt: Option<Attempt>,
+    call_site: Option<CallSite>,
+    connection: Option<ConnectionInfo>,
+}
+
+impl Exchange {
+    /// A record that begins now, in [`Phase::Queue`].
+    pub fn new() -> Self {
+        Self(Arc::new(Record::new()))
+    }
+
+    /// The record on `message`, if somebody put one there.
+    pub fn of(message: &impl Message) -> Option<Self> {
+        Context::of(message)?.exchange.clone()
+    }
+
+    /// The record on `message`, put there now if there was none.
+    pub fn track(message: &mut impl Message) -> Self {
+        Context::entry(message).exchange.get_or_insert_with(Self::new).clone()
+    }
+
+    /// Puts this record on `message` in place of any other.
+    pub fn attach(self, message: &mut impl Message) {
+        Context::entry(message).exchange = Some(self);
+    }
+
+    /// A record that begins now, in the same allocation if nobody else holds this one.
+    #[must_use]
+    pub fn renewed(mut self) -> Self {
+        match Arc::get_mut(&mut self.0) {
+            Some(record) => {
+                *record = Record::new();
+                self
+            }
+            None => Self::new(),
+        }
+    }
+
+    // --- what readers ask ---
+
+    /// Where the attempt is now.
+    pub fn phase(&self) -> Phase {
+        Phase::ALL[usize::from(self.0.phase.load(Relaxed))]
+    }
+
+    /// When it entered that phase: in [`Phase::Head`] the instant at which the request had been sent.
+    pub fn since(&self) -> Instant {
+        self.0.begun + Duration::from_nanos(self.0.since.load(Relaxed))
+    }
+
+    /// When it began.
+    pub fn begun(&self) -> Instant {
+        self.0.begun
+    }
+
+    /// Bytes of the request written to a socket so far, TLS records not counted as more than what they carry.
+    pub fn bytes_out(&self) -> u64 {
+        self.0.bytes_out.load(Relaxed)
+    }
+
+    /// Bytes of the response read so far, counted like [`bytes_out`](Self::bytes_out).
+    pub fn bytes_in(&self) -> u64 {
+        self.0.bytes_in.load(Relaxed)
+    }
+
+    /// Whether the peer may have acted on the request.
+    pub fn delivery(&self) -> Delivery {
+        if self.0.refused.load(Relaxed) {
+            Delivery::Refused
+        } else if self.phase() == Phase::Body {
+            Delivery::Answered
+        } else if self.bytes_out() == 0 {
+            Delivery::NotSent
+        } else {
+            Delivery::Maybe
+        }
+    }
+
+    /// Where the request goes.
+    pub fn origin(&self) -> Option<Origin> {
+        self.route().origin.clone()
+    }
+
+    /// Which attempt of the call it is, where a retry layer counts them.
+    pub fn attempt(&self) -> Option<Attempt> {
+        self.route().attempt
+    }
+
+    /// The line that made the call, where it is known.
+    pub fn call_site(&self) -> Option<CallSite> {
+        self.route().call_site
+    }
+
+    /// The connection that carries it.
+    pub fn connection(&self) -> Option<ConnectionInfo> {
+        self.route().connection.clone()
+    }
+
+    /// The time spent in each phase so far, the present one included.
+    pub fn timings(&self) -> Timings {
+        let mut timings = Timings::default();
+        for (&phase, spent) in Phase::ALL.iter().zip(&self.0.spent) {
+            timings.add(phase, Duration::from_nanos(spent.load(Relaxed)));
+        }
+        timings.add(self.phase(), self.since().elapsed());
+        timings
+    }
+
+    // --- what the pool reports ---
+
+    /// The attempt is in `phase` from now on.
+    pub fn enter(&self, phase: Phase) {
+        let record = &*self.0;
+        let now = u64::try_from(record.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let since = record.since.swap(now, Relaxed);
+        let left = record.phase.swap(phase as u8, Relaxed);
+        record.spent[usize::from(left)].fetch_add(now.saturating_sub(since), Relaxed);
+    }
+
+    /// It carries `message` to `origin`.
+    pub fn aim(&self, origin: Origin, message: &impl Message) {
+        let mut route = self.route();
+        route.origin = Some(origin);
+        route.attempt = Attempt::of(message);
+        route.call_site = CallSite::of(message);
+    }
+
+    /// `connection` carries it from now on.
+    pub fn connected(&self, connection: ConnectionInfo) {
+        self.route().connection = Some(connection);
+    }
+
+    /// `bytes` more of the request were written.
+    pub fn wrote(&self, bytes: usize) {
+        self.0.bytes_out.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// `bytes` more of the response were read.
+    pub fn read(&self, bytes: usize) {
+        self.0.bytes_in.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// The peer says that it did not process the request.
+    pub fn refused(&self) {
+        self.0.refused.store(true, Relaxed);
+    }
+
+    fn route(&self) -> MutexGuard<'_, Route> {
+        self.0.route.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Record {
+    fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            phase: AtomicU8::new(Phase::Queue as u8),
+            since: AtomicU64::new(0),
+            spent: [const { AtomicU64::new(0) }; Phase::ALL.len()],
+            bytes_out: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            refused: AtomicBool::new(false),
+            route: Mutex::default(),
+        }
+    }
+}
