@@ -1,0 +1,224 @@
+//! One call: the short way over an idle connection, and the long way over the queue, a dial, or a second try.
+
+use std::{
+    fmt,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response, Uri};
+use outbound_core::{BoxError, Elapsed, InvalidOrigin, Kind, Origin, Overloaded, Phase, TransportError};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    body::Body,
+    connect::{Connect, Dialing, Progress, kind_of},
+    connection::{Lease, Opened, Slot, Waiting},
+    pool::Shared,
+    sending::{Broken, Call, Sending},
+    slots::{Acquire, Ticket, Turn},
+};
+
+/// The response to come, of [`Pool`](crate::Pool).
+///
+/// Nothing happens before its first poll. Dropped while it waits it gives up its place; while it dials, the dial; while the
+/// exchange is going on, the connection, which is then closed.
+///
+/// It allocates nothing where an idle connection is at hand. Otherwise it is one box, and a dial that is overtaken by a
+/// connection set free is finished by a task of its own.
+#[must_use = "futures do nothing unless polled"]
+pub struct ResponseFuture<C> {
+    shared: Arc<Shared<C>>,
+    state: State,
+}
+
+enum State {
+    Begin(Option<Result<Call, InvalidOrigin>>),
+    Warm(Sending),
+    Cold(Cold),
+}
+
+type Cold = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+type Acquired = Acquire<Origin, Box<crate::connection::Connection>>;
+
+// === ResponseFuture ===
+
+impl<C> ResponseFuture<C> {
+    pub(crate) fn new<B>(shared: Arc<Shared<C>>, request: Request<B>) -> Self
+    where
+        B: http_body::Body + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let call = Origin::of(request.uri()).map(|origin| Call::new(origin, request));
+        Self { shared, state: State::Begin(Some(call)) }
+    }
+}
+
+impl<C: Connect> Future for ResponseFuture<C> {
+    type Output = Result<Response<Body>, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            match &mut this.state {
+                State::Begin(call) => {
+                    let call = call.take().expect("polled after it had ended")?;
+                    if call.deadline.is_past() {
+                        return Poll::Ready(
+                            Err(Elapsed::new(Phase::Queue, std::time::Duration::ZERO).into()),
+                        );
+                    }
+                    this.state = match this.shared.acquire(&call)? {
+                        Acquire::Now(lease) => State::Warm(Sending::new(lease, call)),
+                        later => State::Cold(Box::pin(go(this.shared.clone(), call, later))),
+                    };
+                }
+                State::Warm(sending) => match ready!(Pin::new(sending).poll(cx)) {
+                    Ok(response) => return Poll::Ready(Ok(response)),
+                    Err(broken) => this.state = State::Cold(Box::pin(go_again(this.shared.clone(), broken))),
+                },
+                State::Cold(cold) => return cold.as_mut().poll(cx),
+            }
+        }
+    }
+}
+
+impl<C> fmt::Debug for ResponseFuture<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+// === the long way ===
+
+async fn go<C: Connect>(
+    shared: Arc<Shared<C>>,
+    mut call: Call,
+    mut acquired: Acquired,
+) -> Result<Response<Body>, BoxError> {
+    loop {
+        let lease = match acquired {
+            Acquire::Now(lease) => lease,
+            Acquire::Later(waiting) => shared.obtain(&mut call, waiting).await?,
+        };
+        match Sending::new(lease, call).await {
+            Ok(response) => return Ok(response),
+            Err(broken) => {
+                let (again, ticket) = broken.recover().await?;
+                acquired = shared.reacquire(&again, ticket)?;
+                call = again;
+            }
+        }
+    }
+}
+
+async fn go_again<C: Connect>(
+    shared: Arc<Shared<C>>,
+    broken: Box<Broken>,
+) -> Result<Response<Body>, BoxError> {
+    let (call, ticket) = broken.recover().await?;
+    let acquired = shared.reacquire(&call, ticket)?;
+    go(shared, call, acquired).await
+}
+
+impl<C: Connect> Shared<C> {
+    /// An idle connection that is alive, or a place in the queue.
+    fn acquire(&self, call: &Call) -> Result<Acquired, BoxError> {
+        let mut acquired = self.slots.acquire(&call.origin, call.site);
+        while let Ok(Acquire::Now(lease)) = acquired {
+            if lease.is_alive() {
+                return Ok(Acquire::Now(lease));
+            }
+            let ticket = lease.ticket();
+            drop(lease);
+            acquired = self.slots.reacquire(&call.origin, call.site, ticket, false);
+        }
+        acquired.map_err(|full| self.overloaded(full.waiting))
+    }
+
+    /// A place in the queue, its old one, for a call whose connection has died under it.
+    fn reacquire(&self, call: &Call, ticket: Ticket) -> Result<Acquired, BoxError> {
+        let acquired = self.slots.reacquire(&call.origin, call.site, ticket, true);
+        acquired.map_err(|full| self.overloaded(full.waiting))
+    }
+
+    fn overloaded(&self, waiting: usize) -> BoxError {
+        Overloaded::new("the connection pool", self.limits.per_host, waiting).into()
+    }
+
+    /// Waits until a connection is set free, or is opened for this call.
+    async fn obtain(&self, call: &mut Call, mut waiting: Waiting) -> Result<Lease, BoxError> {
+        let (origin, site) = (call.origin.clone(), call.site);
+        let limit = self.timeouts.acquire.min(call.deadline.left());
+        let exchange = call.exchange();
+        exchange.enter(Phase::Acquire);
+        let begun = Instant::now();
+        let mut timer = pin!(sleep(limit));
+        let mut dial: Option<(Progress, Dialing)> = None;
+        std::future::poll_fn(|cx| {
+            while let Poll::Ready(turn) = waiting.poll(cx) {
+                match turn {
+                    Turn::Dial(slot) => dial = Some(self.dial(slot, &origin)),
+                    Turn::Reuse(lease) if lease.is_alive() => {
+                        if let Some((_, dialing)) = dial.take() {
+                            tokio::spawn(finish(dialing));
+                        }
+                        return Poll::Ready(Ok(lease));
+                    }
+                    Turn::Reuse(dead) => {
+                        drop(dead);
+                        waiting.requeue();
+                    }
+                }
+            }
+            if let Some((progress, dialing)) = &mut dial {
+                let polled = dialing.as_mut().poll(cx);
+                if exchange.phase() != progress.phase() {
+                    exchange.enter(progress.phase());
+                }
+                return polled.map(|opened| match opened {
+                    Ok(Opened { connection, slot }) => Ok(slot.lease(connection, waiting.ticket(), site)),
+                    Err(error) => Err(TransportError::new(kind_of(progress.phase(), &*error), exchange)
+                        .because(error)
+                        .into()),
+                });
+            }
+            ready!(timer.as_mut().poll(cx));
+            let elapsed = Elapsed::new(Phase::Acquire, limit).took(begun.elapsed());
+            let holders = self.slots.holders(&origin);
+            Poll::Ready(Err(TransportError::new(Kind::Timeout, exchange)
+                .because(elapsed)
+                .held_by(holders)
+                .into()))
+        })
+        .await
+    }
+
+    fn dial(&self, slot: Slot, origin: &Origin) -> (Progress, Dialing) {
+        let (connector, limits, reaper, id) =
+            (self.connector.clone(), self.timeouts.dial, self.reaper.clone(), self.next_id());
+        let (progress, origin) = (Progress::new(), origin.clone());
+        let reporter = progress.clone();
+        let dialing = Box::pin(async move {
+            // Declared before the socket is there, and so dropped after it has gone.
+            let slot = Arc::new(slot);
+            let uri: Uri = origin.to_string().parse()?;
+            let dialed = reporter.open(connector, uri, limits).await?;
+            Opened::new(dialed, slot, id, &origin, reaper).await
+        });
+        (progress, dialing)
+    }
+}
+
+/// A dial that was overtaken: its connection is for whoever comes next.
+async fn finish(dialing: Dialing) {
+    match dialing.await {
+        Ok(Opened { connection, slot }) => {
+            let reaper = connection.reaper.clone();
+            reaper.ensure_running();
+            slot.lease(connection, 0, None).release();
+        }
+        Err(error) => tracing::debug!(%error, "a dial that nobody needed any more failed"),
+    }
+}

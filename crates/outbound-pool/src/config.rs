@@ -1,0 +1,194 @@
+//! The limits of a pool, checked before anything is opened.
+
+use std::{error::Error, fmt, time::Duration};
+
+use crate::{
+    connect::{self, Connect},
+    pool::Pool,
+    slots,
+};
+
+/// The limits of a pool: [`Pool::builder`].
+///
+/// | limit | default | why |
+/// |---|---|---|
+/// | `max_connections` | 512 | half of the 1,024 descriptors that a process is commonly given |
+/// | `max_connections_per_host` | 128, or `max_connections` if lower | no origin takes all; more than most servers handle at once |
+/// | `max_idle` | `max_connections` | idle connections are cheap beside the handshakes they save |
+/// | `max_idle_per_host` | `max_connections_per_host` | likewise |
+/// | `idle_timeout` | 50 s | below the 60 s after which common load balancers drop an idle connection |
+/// | `max_waiting` | 4,096 | a queue is finite |
+/// | `acquire_timeout` | 30 s | who has waited that long is better told |
+/// | `resolve_timeout` | 5 s | one try of the usual resolver |
+/// | `connect_timeout` | 10 s | three SYN retransmissions (1 + 2 + 4 s); what OkHttp takes |
+/// | `tls_timeout` | 10 s | what Go takes |
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    max_connections: usize,
+    max_connections_per_host: Option<usize>,
+    max_idle: Option<usize>,
+    max_idle_per_host: Option<usize>,
+    max_waiting: usize,
+    idle_timeout: Duration,
+    acquire_timeout: Duration,
+    dial: connect::Limits,
+}
+
+/// These limits make no sense: nothing was built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidConfig {
+    /// This limit is zero, so that no call could ever pass.
+    Zero(&'static str),
+    /// The first limit is above the second, which would make it void.
+    Above(&'static str, &'static str),
+}
+
+/// The limits that are not the slot machine's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    pub(crate) acquire: Duration,
+    pub(crate) idle: Duration,
+    pub(crate) dial: connect::Limits,
+}
+
+// === Builder ===
+
+impl Builder {
+    pub(crate) const fn new() -> Self {
+        Self {
+            max_connections: 512,
+            max_connections_per_host: None,
+            max_idle: None,
+            max_idle_per_host: None,
+            max_waiting: 4_096,
+            idle_timeout: Duration::from_secs(50),
+            acquire_timeout: Duration::from_secs(30),
+            dial: connect::Limits {
+                resolve: Duration::from_secs(5),
+                connect: Duration::from_secs(10),
+                tls: Duration::from_secs(10),
+            },
+        }
+    }
+
+    /// Connections open at once over all origins: those being opened and those being closed count too.
+    pub const fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
+    /// Connections open at once to one origin, counted likewise.
+    pub const fn max_connections_per_host(mut self, connections: usize) -> Self {
+        self.max_connections_per_host = Some(connections);
+        self
+    }
+
+    /// Connections kept idle over all origins; 0 keeps none.
+    pub const fn max_idle(mut self, connections: usize) -> Self {
+        self.max_idle = Some(connections);
+        self
+    }
+
+    /// Connections kept idle to one origin; 0 keeps none.
+    pub const fn max_idle_per_host(mut self, connections: usize) -> Self {
+        self.max_idle_per_host = Some(connections);
+        self
+    }
+
+    /// How long a connection may be idle until it is closed; `Duration::MAX` for ever.
+    pub const fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+
+    /// How many calls may wait for a connection. One more is turned away at once with
+    /// [`Overloaded`](outbound_core::Overloaded); 0 lets none wait.
+    pub const fn max_waiting(mut self, calls: usize) -> Self {
+        self.max_waiting = calls;
+        self
+    }
+
+    /// How long a call may wait for a connection until one is being opened for it.
+    pub const fn acquire_timeout(mut self, timeout: Duration) -> Self {
+        self.acquire_timeout = timeout;
+        self
+    }
+
+    /// How long resolving a name may take.
+    pub const fn resolve_timeout(mut self, timeout: Duration) -> Self {
+        self.dial.resolve = timeout;
+        self
+    }
+
+    /// How long connecting may take, over all addresses of a name.
+    pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.dial.connect = timeout;
+        self
+    }
+
+    /// How long the TLS handshake may take.
+    pub const fn tls_timeout(mut self, timeout: Duration) -> Self {
+        self.dial.tls = timeout;
+        self
+    }
+
+    /// A pool with these limits, whose connections `connector` opens.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`] if a limit is zero that must not be, or above one that it is part of.
+    pub fn build<C: Connect>(self, connector: C) -> Result<Pool<C>, InvalidConfig> {
+        let limits = self.limits()?;
+        let timeouts = Timeouts { acquire: self.acquire_timeout, idle: self.idle_timeout, dial: self.dial };
+        Ok(Pool::new(connector, limits, timeouts))
+    }
+
+    fn limits(&self) -> Result<slots::Limits, InvalidConfig> {
+        const TOTAL: &str = "max_connections";
+        const PER_HOST: &str = "max_connections_per_host";
+        const IDLE: &str = "max_idle";
+        const IDLE_PER_HOST: &str = "max_idle_per_host";
+        let total = self.max_connections;
+        let per_host = self.max_connections_per_host.unwrap_or(128.min(total));
+        let idle = self.max_idle.unwrap_or(total);
+        let idle_per_host = self.max_idle_per_host.unwrap_or(per_host.min(idle));
+        for (limit, name) in [
+            (total as u128, TOTAL),
+            (per_host as u128, PER_HOST),
+            (self.acquire_timeout.as_nanos(), "acquire_timeout"),
+            (self.idle_timeout.as_nanos(), "idle_timeout"),
+            (self.dial.resolve.as_nanos(), "resolve_timeout"),
+            (self.dial.connect.as_nanos(), "connect_timeout"),
+            (self.dial.tls.as_nanos(), "tls_timeout"),
+        ] {
+            if limit == 0 {
+                return Err(InvalidConfig::Zero(name));
+            }
+        }
+        for (part, part_name, whole, whole_name) in [
+            (per_host, PER_HOST, total, TOTAL),
+            (idle, IDLE, total, TOTAL),
+            (idle_per_host, IDLE_PER_HOST, per_host, PER_HOST),
+            (idle_per_host, IDLE_PER_HOST, idle, IDLE),
+        ] {
+            if part > whole {
+                return Err(InvalidConfig::Above(part_name, whole_name));
+            }
+        }
+        Ok(slots::Limits { total, per_host, idle, idle_per_host, waiting: self.max_waiting })
+    }
+}
+
+// === InvalidConfig ===
+
+impl fmt::Display for InvalidConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Zero(limit) => write!(f, "{limit} is zero: no call could pass"),
+            Self::Above(part, whole) => write!(f, "{part} is above {whole}, which it is part of"),
+        }
+    }
+}
+
+impl Error for InvalidConfig {}

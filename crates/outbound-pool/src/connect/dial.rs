@@ -1,0 +1,141 @@
+//! One dial: its phases, their limits, and the connection at its end.
+
+use std::{
+    error::Error,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use http::Uri;
+use hyper_util::client::legacy::connect::{Connected, Connection as _};
+use outbound_core::{BoxError, Elapsed, Failure, Kind, Phase, Timings};
+use tokio::time::{Instant, sleep};
+
+use super::Connect;
+use crate::connection::Opened;
+
+/// Tells the pool that the dial now being polled has reached `phase`. Anywhere else it does nothing.
+pub fn report(phase: Phase) {
+    let _ = PROGRESS.try_with(|progress| progress.enter(phase));
+}
+
+/// How long a dial may be in each phase.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) resolve: Duration,
+    pub(crate) connect: Duration,
+    pub(crate) tls: Duration,
+}
+
+/// A dial that is going on.
+pub(crate) type Dialing = Pin<Box<dyn Future<Output = Result<Opened, BoxError>> + Send>>;
+
+/// What a connector has opened.
+pub(crate) struct Dialed<T> {
+    pub(crate) io: T,
+    pub(crate) connected: Connected,
+    pub(crate) timings: Timings,
+}
+
+/// Where a dial is. It only moves while the dial is polled.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress(Arc<AtomicU8>);
+
+tokio::task_local! {
+    static PROGRESS: Progress;
+}
+
+impl Progress {
+    /// Until the connector says otherwise it is connecting.
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(AtomicU8::new(Phase::Connect as u8)))
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        Phase::ALL[usize::from(self.0.load(Relaxed))]
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.0.store(phase as u8, Relaxed);
+    }
+
+    /// Opens a connection, each phase within its limit.
+    pub(crate) async fn open<C: Connect>(
+        &self,
+        mut connector: C,
+        uri: Uri,
+        limits: Limits,
+    ) -> Result<Dialed<C::Io>, BoxError> {
+        let opening = async move {
+            std::future::poll_fn(|cx| connector.poll_ready(cx)).await.map_err(Into::into)?;
+            connector.call(uri).await.map_err(Into::into)
+        };
+        let mut opening = pin!(PROGRESS.scope(self.clone(), opening));
+        let mut timings = Timings::default();
+        let (mut phase, mut since) = (self.phase(), Instant::now());
+        loop {
+            let limit = limits.of(phase);
+            let mut timer = pin!(sleep(limit));
+            let ended = std::future::poll_fn(|cx| {
+                let opened = opening.as_mut().poll(cx);
+                if opened.is_ready() || self.phase() != phase {
+                    return Poll::Ready(Some(opened));
+                }
+                timer.as_mut().poll(cx).map(|()| None)
+            })
+            .await;
+            timings.add(phase, since.elapsed());
+            match ended {
+                None => return Err(Elapsed::new(phase, limit).took(since.elapsed()).into()),
+                Some(Poll::Ready(opened)) => {
+                    let io = opened?;
+                    let connected = io.connected();
+                    return Ok(Dialed { io, connected, timings });
+                }
+                // On to the next phase, with its own limit.
+                Some(Poll::Pending) => (phase, since) = (self.phase(), Instant::now()),
+            }
+        }
+    }
+}
+
+impl Limits {
+    fn of(self, phase: Phase) -> Duration {
+        match phase {
+            Phase::Resolve => self.resolve,
+            Phase::Tls => self.tls,
+            _ => self.connect,
+        }
+    }
+}
+
+/// What a failure in `phase` of a dial is: what its error says, else what the phase says.
+pub(crate) fn kind_of(phase: Phase, error: &(dyn Error + 'static)) -> Kind {
+    let said = Failure::of(error).kind();
+    match phase {
+        _ if said == Kind::Timeout || said == Kind::Exhausted => said,
+        Phase::Resolve => Kind::Resolve,
+        Phase::Tls if is_certificate(error) => Kind::Certificate,
+        Phase::Tls if said != Kind::Reset => Kind::Tls,
+        _ => said,
+    }
+}
+
+#[cfg(feature = "rustls")]
+fn is_certificate(error: &(dyn Error + 'static)) -> bool {
+    use rustls::Error::{InvalidCertRevocationList, InvalidCertificate, NoCertificatesPresented};
+    matches!(
+        outbound_core::find(error),
+        Some(InvalidCertificate(_) | InvalidCertRevocationList(_) | NoCertificatesPresented)
+    )
+}
+
+#[cfg(not(feature = "rustls"))]
+fn is_certificate(_: &(dyn Error + 'static)) -> bool {
+    false
+}

@@ -1,0 +1,172 @@
+//! TLS over any other connector, by rustls.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Uri, uri::Scheme};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::{
+    client::legacy::connect::{Connected, Connection},
+    rt::TokioIo,
+};
+use outbound_core::{BoxError, Phase};
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tower_service::Service;
+
+use super::{Connect, report};
+
+/// Encrypts what `C` opens for `https` URIs, and leaves what it opens for `http` alone.
+///
+/// Certificates are verified; there is no switch to turn that off. Who has to do otherwise brings a [`ClientConfig`] that does.
+#[derive(Clone)]
+pub struct Tls<C> {
+    inner: C,
+    connector: TlsConnector,
+}
+
+/// A connection that is encrypted, or is not.
+#[derive(Debug)]
+pub enum MaybeTls<T> {
+    /// As the inner connector opened it.
+    Plain(T),
+    /// Encrypted.
+    Tls(Box<TokioIo<TlsStream<TokioIo<T>>>>),
+}
+
+/// A configuration that trusts Mozilla's root certificates, compiled in.
+#[cfg(feature = "webpki-roots")]
+pub fn webpki_roots() -> ClientConfig {
+    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    builder().with_root_certificates(roots).with_no_client_auth()
+}
+
+/// A configuration that trusts what the operating system trusts.
+///
+/// # Errors
+/// When the system's verifier cannot be set up.
+#[cfg(feature = "platform-verifier")]
+pub fn platform_verifier() -> Result<ClientConfig, rustls::Error> {
+    use rustls_platform_verifier::BuilderVerifierExt as _;
+    Ok(builder().with_platform_verifier()?.with_no_client_auth())
+}
+
+#[cfg(any(feature = "webpki-roots", feature = "platform-verifier"))]
+fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring supports the default versions of TLS")
+}
+
+// === Tls ===
+
+impl<C> Tls<C> {
+    /// Over `inner`, as `config` says. Its ALPN protocols are replaced by those the pool speaks: `http/1.1`.
+    pub fn new(inner: C, mut config: ClientConfig) -> Self {
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self { inner, connector: TlsConnector::from(Arc::new(config)) }
+    }
+}
+
+impl<C: std::fmt::Debug> std::fmt::Debug for Tls<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<C: Connect> Service<Uri> for Tls<C> {
+    type Response = MaybeTls<C::Io>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let is_https = uri.scheme() == Some(&Scheme::HTTPS);
+        let name = uri.host().map(server_name);
+        let connector = self.connector.clone();
+        let opening = self.inner.call(uri);
+        Box::pin(async move {
+            if !is_https {
+                return Ok(MaybeTls::Plain(opening.await.map_err(Into::into)?));
+            }
+            let name = name.unwrap_or(Err(rustls::pki_types::InvalidDnsNameError))?;
+            let io = opening.await.map_err(Into::into)?;
+            report(Phase::Tls);
+            let stream = connector.connect(name, TokioIo::new(io)).await?;
+            Ok(MaybeTls::Tls(Box::new(TokioIo::new(stream))))
+        })
+    }
+}
+
+fn server_name(host: &str) -> Result<ServerName<'static>, rustls::pki_types::InvalidDnsNameError> {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    ServerName::try_from(bare.to_owned())
+}
+
+// === MaybeTls ===
+
+impl<T: Read + Write + Connection + Unpin> Connection for MaybeTls<T> {
+    fn connected(&self) -> Connected {
+        match self {
+            Self::Plain(io) => io.connected(),
+            Self::Tls(stream) => stream.inner().get_ref().0.inner().connected(),
+        }
+    }
+}
+
+impl<T: Read + Write + Unpin> Read for MaybeTls<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl<T: Read + Write + Unpin> Write for MaybeTls<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(io) => io.is_write_vectored(),
+            Self::Tls(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_flush(cx),
+            Self::Tls(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}

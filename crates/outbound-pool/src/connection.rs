@@ -1,0 +1,188 @@
+//! One HTTP/1.1 connection: what the pool keeps of it, and the task that drives its socket.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use http::{Extensions, HeaderName, HeaderValue, Request, Response, Version};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1},
+};
+use hyper_util::{
+    client::legacy::connect::{Connected, HttpInfo},
+    rt::TokioIo,
+};
+use outbound_core::{BoxError, ConnectionInfo, Established, Exchange, Origin};
+use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
+use tokio_util::sync::ReusableBoxFuture;
+
+use crate::{
+    connect::{Addresses, Dialed, Liveness},
+    reaper::Reaper,
+    slots,
+    upload::Upload,
+    wire::{Metered, Wire},
+};
+
+pub(crate) type Slots = slots::Slots<Origin, Box<Connection>>;
+pub(crate) type Slot = slots::Slot<Origin, Box<Connection>>;
+pub(crate) type Lease = slots::Lease<Origin, Box<Connection>>;
+pub(crate) type Waiting = slots::Waiting<Origin, Box<Connection>>;
+
+/// A connection as the pool keeps it. Dropping it closes the socket: at once when it is idle, else within [`LINGER`].
+pub(crate) struct Connection {
+    pub(crate) sender: http1::SendRequest<Upload>,
+    /// hyper's future for the response cannot be named. Its box is used again for each request.
+    pub(crate) response: ReusableBoxFuture<'static, Answer>,
+    pub(crate) wire: Arc<Wire>,
+    pub(crate) reaper: Arc<Reaper>,
+    /// The value of the `Host` header.
+    pub(crate) host: HeaderValue,
+    /// The header fields of a request that may have to be sent again; kept here for its capacity.
+    pub(crate) fields: Vec<(HeaderName, HeaderValue)>,
+    /// The last exchange, whose allocation the next may use if nobody looks at it any more.
+    pub(crate) exchange: Option<Exchange>,
+    pub(crate) served: u64,
+    /// Ends when the socket is closed.
+    pub(crate) driver: JoinHandle<()>,
+    established: Arc<Established>,
+    liveness: Option<Liveness>,
+    socket: Weak<Slot>,
+    /// Dropped with the connection, which tells the driver.
+    _kept: oneshot::Sender<Infallible>,
+}
+
+pub(crate) type Answer = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
+
+/// A connection that has just been opened, and the right to its socket.
+pub(crate) struct Opened {
+    pub(crate) connection: Box<Connection>,
+    pub(crate) slot: Arc<Slot>,
+}
+
+// === Opened ===
+
+impl Opened {
+    /// Speaks HTTP/1.1 over what was dialed, and starts to drive it.
+    pub(crate) async fn new<T>(
+        dialed: Dialed<T>,
+        slot: Arc<Slot>,
+        id: u64,
+        origin: &Origin,
+        reaper: Arc<Reaper>,
+    ) -> Result<Self, BoxError>
+    where
+        T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let Dialed { io, connected, timings } = dialed;
+        let described = Described::of(&connected);
+        let wire = Arc::new(Wire::default());
+        let io = TokioIo::new(Metered::new(io, wire.clone(), slot.clone()));
+        let (sender, connection) = http1::Builder::new().handshake(io).await?;
+        let (kept, gone) = oneshot::channel();
+        let driver = tokio::spawn(drive(connection, gone));
+        let mut established = Established::now(id, Version::HTTP_11);
+        established.local = described.local;
+        established.remote = described.remote;
+        established.proxied = connected.is_proxied();
+        established.timings = timings;
+        let connection = Box::new(Connection {
+            sender,
+            response: ReusableBoxFuture::new(std::future::pending()),
+            wire,
+            reaper,
+            host: HeaderValue::from_str(origin.host_and_port())?,
+            fields: Vec::new(),
+            exchange: None,
+            served: 0,
+            driver,
+            established: Arc::new(established),
+            liveness: described.liveness,
+            socket: Arc::downgrade(&slot),
+            _kept: kept,
+        });
+        Ok(Self { connection, slot })
+    }
+}
+
+/// Drives the socket until either side is done with it; a connection that was dropped may linger for a while to finish its business.
+async fn drive<T>(connection: http1::Connection<T, Upload>, gone: oneshot::Receiver<Infallible>)
+where
+    T: hyper::rt::Read + hyper::rt::Write + Unpin,
+{
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        biased;
+        ended = &mut connection => return note(ended),
+        _ = gone => {}
+    }
+    match tokio::time::timeout(LINGER, connection).await {
+        Ok(ended) => note(ended),
+        Err(_) => tracing::debug!("closed a connection whose last exchange did not end"),
+    }
+}
+
+/// Whoever had an exchange on the connection has been told; without one there is nobody to tell.
+fn note(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
+    }
+}
+
+// === Connection ===
+
+impl Connection {
+    /// Whether a request can be sent on it, as far as that can be known: the socket itself is asked.
+    pub(crate) fn is_alive(&self) -> bool {
+        // While we look at the socket, its slot must not be given to another.
+        let Some(_slot) = self.socket.upgrade() else { return false };
+        !self.sender.is_closed() && self.liveness.as_ref().is_none_or(Liveness::is_alive)
+    }
+
+    /// Closes it; what is returned ends when its socket has been closed and hyper has let go of everything.
+    pub(crate) fn close(self) -> JoinHandle<()> {
+        self.driver
+    }
+
+    /// The connection as an exchange finds it that takes it now.
+    pub(crate) fn info(&self, idle_since: Option<Instant>) -> ConnectionInfo {
+        let idle = idle_since.map_or(Duration::ZERO, |since| since.elapsed());
+        ConnectionInfo::new(self.established.clone(), self.served, idle)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("established", &self.established).finish_non_exhaustive()
+    }
+}
+
+/// What a connector told of its connection.
+struct Described {
+    local: Option<SocketAddr>,
+    remote: Option<SocketAddr>,
+    liveness: Option<Liveness>,
+}
+
+impl Described {
+    fn of(connected: &Connected) -> Self {
+        let mut extras = Extensions::new();
+        connected.get_extras(&mut extras);
+        let info = extras.get::<HttpInfo>();
+        let addresses = extras.get::<Addresses>();
+        Self {
+            local: addresses.map(|ends| ends.local).or(info.map(HttpInfo::local_addr)),
+            remote: addresses.map(|ends| ends.remote).or(info.map(HttpInfo::remote_addr)),
+            liveness: extras.get::<Liveness>().cloned(),
+        }
+    }
+}
+
+/// How long a connection that will not be used again may take to end by itself: an upload that the server no longer wants
+/// (RFC 9112, 9.6), a TLS closure alert.
+const LINGER: Duration = Duration::from_millis(500);

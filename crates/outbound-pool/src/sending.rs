@@ -1,0 +1,339 @@
+//! One exchange on one connection, up to the head of its response.
+
+use std::{
+    mem,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{
+    Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    uri::PathAndQuery,
+};
+use hyper::body::Incoming;
+use outbound_core::{
+    BoxError, CallSite, Deadline, Exchange, Failure, Idempotent, Kind, Origin, Phase, TransportError,
+};
+
+use crate::{body::Body, connection::Lease, slots::Ticket, upload::Upload};
+
+/// A request on its way through the pool.
+pub(crate) struct Call {
+    pub(crate) origin: Origin,
+    pub(crate) request: Request<Upload>,
+    /// Somebody watches the exchange; else it gets a record when it has a connection.
+    pub(crate) exchange: Option<Exchange>,
+    pub(crate) site: Option<CallSite>,
+    pub(crate) deadline: Deadline,
+    /// The request's extensions, to become those of the response.
+    context: Extensions,
+    is_idempotent: bool,
+    /// It has been sent again already.
+    resent: bool,
+}
+
+/// The exchange: waits until the connection is ready, sends, and waits for the head.
+pub(crate) struct Sending {
+    /// Until the exchange is over.
+    lease: Option<Lease>,
+    /// Until it has been sent.
+    request: Option<Request<Upload>>,
+    origin: Origin,
+    site: Option<CallSite>,
+    deadline: Deadline,
+    /// Somebody watches the exchange.
+    tracked: bool,
+    context: Extensions,
+    /// Kept on a reused connection, which may turn out to be closed.
+    again: Option<Again>,
+    /// `Exchange::bytes_in` when this connection took it.
+    bytes_in: u64,
+    /// The request asks the server to close the connection.
+    closes: bool,
+}
+
+/// What it takes to send a request again, but for its header fields, which its connection keeps, and its body.
+struct Again {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    extensions: Extensions,
+    is_idempotent: bool,
+    had_body: bool,
+    resent: bool,
+}
+
+/// The exchange failed. [`recover`](Self::recover) tells whether the request can be sent again without asking anybody.
+pub(crate) struct Broken {
+    sending: Sending,
+    lease: Lease,
+    error: hyper::Error,
+    /// The request, if hyper has not even begun with it.
+    returned: Option<Request<Upload>>,
+}
+
+// === Call ===
+
+impl Call {
+    pub(crate) fn new<B>(origin: Origin, request: Request<B>) -> Self
+    where
+        B: http_body::Body + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let exchange = Exchange::of(&request);
+        if let Some(exchange) = &exchange {
+            exchange.aim(origin.clone(), &request);
+        }
+        let (site, deadline) = (CallSite::of(&request), Deadline::of(&request).unwrap_or_default());
+        let is_idempotent = request.method().is_idempotent() || Idempotent::of(&request);
+        let mut request = request.map(Upload::new);
+        // What outbound's layers put there is all that most requests carry, and the response wants it back. Where there is more,
+        // hyper may be meant.
+        let context = match &exchange {
+            Some(_) if request.extensions().len() == 1 => mem::take(request.extensions_mut()),
+            _ => Extensions::new(),
+        };
+        Self { origin, request, exchange, site, deadline, context, is_idempotent, resent: false }
+    }
+
+    /// The record of the exchange, made now if there was none.
+    pub(crate) fn exchange(&mut self) -> &Exchange {
+        self.exchange.get_or_insert_with(|| {
+            let exchange = Exchange::new();
+            exchange.aim(self.origin.clone(), &self.request);
+            exchange
+        })
+    }
+}
+
+// === Sending ===
+
+impl Sending {
+    pub(crate) fn new(mut lease: Lease, call: Call) -> Self {
+        let Call { origin, mut request, exchange, site, deadline, context, is_idempotent, resent } = call;
+        let idle_since = lease.idle_since();
+        let connection = &mut *lease;
+        let tracked = exchange.is_some();
+        let exchange = exchange.unwrap_or_else(|| {
+            let exchange = connection.exchange.take().map_or_else(Exchange::new, Exchange::renewed);
+            exchange.aim(origin.clone(), &request);
+            exchange
+        });
+        exchange.connected(connection.info(idle_since));
+        exchange.enter(Phase::Send);
+        let bytes_in = exchange.bytes_in();
+        connection.wire.begin(exchange.clone(), request.body().has_body());
+        connection.exchange = Some(exchange);
+        request.body_mut().on(connection.wire.clone());
+        prepare(&mut request, &connection.host);
+        let closes = has_token(request.headers(), "close");
+        let again = (connection.served > 0).then(|| {
+            connection.fields.clear();
+            connection
+                .fields
+                .extend(request.headers().iter().map(|(name, value)| (name.clone(), value.clone())));
+            Again::new(&request, is_idempotent, resent)
+        });
+        Self {
+            lease: Some(lease),
+            request: Some(request),
+            origin,
+            site,
+            deadline,
+            tracked,
+            context,
+            again,
+            bytes_in,
+            closes,
+        }
+    }
+
+    fn answered(&mut self, lease: Lease, head: Response<Incoming>) -> Response<Body> {
+        let (mut parts, incoming) = head.into_parts();
+        let reusable = !self.closes && is_reusable(parts.status, parts.version, &parts.headers);
+        if let Some(exchange) = &lease.exchange {
+            exchange.enter(Phase::Body);
+            if parts.extensions.is_empty() {
+                parts.extensions = mem::take(&mut self.context);
+            }
+            if self.tracked {
+                exchange.clone().attach(&mut parts);
+            }
+        }
+        Response::from_parts(parts, Body::new(incoming, lease, reusable))
+    }
+}
+
+impl Future for Sending {
+    type Output = Result<Response<Body>, Box<Broken>>;
+
+    /// Must not be polled again after it has ended.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let connection = &mut **this.lease.as_mut().expect("polled after it had ended");
+        let mut result = Ok(());
+        if this.request.is_some() {
+            // On a connection that comes straight from another exchange hyper may have a little left to do.
+            result = ready!(connection.sender.poll_ready(cx));
+        }
+        let answer = match (result, this.request.take()) {
+            (Err(error), returned) => Err((error, returned)),
+            (Ok(()), request) => {
+                if let Some(request) = request {
+                    connection.response.set(connection.sender.try_send_request(request));
+                }
+                ready!(connection.response.poll(cx)).map_err(|mut failed| {
+                    let returned = failed.take_message();
+                    (failed.into_error(), returned)
+                })
+            }
+        };
+        let lease = this.lease.take().expect("just used");
+        Poll::Ready(match answer {
+            Ok(head) => Ok(this.answered(lease, head)),
+            Err((error, returned)) => {
+                let sending = Self {
+                    lease: None,
+                    request: None,
+                    origin: this.origin.clone(),
+                    site: this.site,
+                    tracked: this.tracked,
+                    context: mem::take(&mut this.context),
+                    again: this.again.take(),
+                    ..*this
+                };
+                Err(Box::new(Broken { sending, lease, error, returned }))
+            }
+        })
+    }
+}
+
+// === Broken ===
+
+impl Broken {
+    /// The call, to be sent on another connection and with its old place in the queue; else the error for the caller.
+    ///
+    /// A reused connection that died without a byte of response was closed by the server while it was idle (RFC 9112, 9.3.1). The
+    /// request goes out once more if not a byte of it was written, or if it is idempotent and had no body to be lost (rule A).
+    pub(crate) async fn recover(self) -> Result<(Call, Ticket), BoxError> {
+        let Self { mut sending, mut lease, error, returned } = self;
+        let exchange = lease.exchange.take().expect("a connection with an exchange");
+        let ticket = lease.ticket();
+        let is_silent = exchange.bytes_in() == sending.bytes_in;
+        let is_untouched = lease.wire.is_untouched();
+        let Some(again) = sending.again.take().filter(|_| is_silent) else {
+            return Err(failed(&exchange, error, is_silent));
+        };
+        let (resent, is_idempotent) = (again.resent || returned.is_none(), again.is_idempotent);
+        let request = match returned {
+            Some(request) => request.map(Upload::take),
+            None if again.resent => return Err(failed(&exchange, error, is_silent)),
+            None if is_untouched || (is_idempotent && !again.had_body) => {
+                let mut fields = mem::take(&mut lease.fields);
+                let wire = lease.wire.clone();
+                let had_body = again.had_body;
+                let driver = lease.retire().close();
+                let mut body = Upload::default();
+                if had_body {
+                    // hyper lets go of the body when its connection has ended.
+                    let _ = driver.await;
+                    match wire.take_rest() {
+                        Some(rest) => body = rest.into(),
+                        None => return Err(failed(&exchange, error, is_silent)),
+                    }
+                }
+                again.request(&mut fields, body)
+            }
+            None => return Err(failed(&exchange, error, is_silent)),
+        };
+        tracing::debug!(origin = %sending.origin, error = &error as &dyn std::error::Error, "the idle connection was closed: sending again");
+        let Sending { origin, site, deadline, tracked, context, .. } = sending;
+        let exchange = tracked.then_some(exchange);
+        Ok((Call { origin, request, exchange, site, deadline, context, is_idempotent, resent }, ticket))
+    }
+}
+
+fn failed(exchange: &Exchange, error: hyper::Error, is_silent: bool) -> BoxError {
+    let kind = match Failure::of(&error).kind() {
+        Kind::Closed if !is_silent => Kind::Truncated,
+        Kind::Canceled | Kind::Other => Kind::Closed,
+        kind => kind,
+    };
+    TransportError::new(kind, exchange).because(error).into()
+}
+
+// === Again ===
+
+impl Again {
+    fn new(request: &Request<Upload>, is_idempotent: bool, resent: bool) -> Self {
+        let extensions = match request.extensions() {
+            none if none.is_empty() => Extensions::new(),
+            some => some.clone(),
+        };
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            extensions,
+            is_idempotent,
+            had_body: request.body().has_body(),
+            resent,
+        }
+    }
+
+    fn request(
+        self,
+        fields: &mut Vec<(http::HeaderName, http::HeaderValue)>,
+        body: Upload,
+    ) -> Request<Upload> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.version_mut() = self.version;
+        *request.extensions_mut() = self.extensions;
+        for (name, value) in fields.drain(..) {
+            request.headers_mut().append(name, value);
+        }
+        request
+    }
+}
+
+// === HTTP/1.1 ===
+
+/// As HTTP/1.1 wants it: origin-form (RFC 9112, 3.2.1), `Host` (3.2), and no other version than 1.0 or 1.1.
+fn prepare(request: &mut Request<Upload>, host: &http::HeaderValue) {
+    if !request.headers().contains_key(HOST) {
+        request.headers_mut().insert(HOST, host.clone());
+    }
+    if request.version() != Version::HTTP_10 {
+        *request.version_mut() = Version::HTTP_11;
+    }
+    if request.uri().authority().is_some() {
+        let parts = mem::take(request.uri_mut()).into_parts();
+        *request.uri_mut() = match (request.method(), parts.authority) {
+            (&Method::CONNECT, Some(authority)) => authority.into(),
+            _ => parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")).into(),
+        };
+    }
+}
+
+/// Whether the connection persists after this response (RFC 9112, 9.3), and its framing leaves no doubt where that ends (6.3).
+fn is_reusable(status: StatusCode, version: Version, headers: &HeaderMap) -> bool {
+    let persists = match version {
+        Version::HTTP_11 => !has_token(headers, "close"),
+        _ => has_token(headers, "keep-alive"),
+    };
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_ambiguous = codings.next().is_some_and(|coding| {
+        let is_plain = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+        !is_plain || codings.next().is_some() || headers.contains_key(CONTENT_LENGTH)
+    });
+    persists && !is_ambiguous && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Whether `Connection` lists `token`.
+fn has_token(headers: &HeaderMap, token: &str) -> bool {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|listed| listed.trim().eq_ignore_ascii_case(token))
+}

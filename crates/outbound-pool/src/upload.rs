@@ -1,0 +1,205 @@
+//! The request body on its way into hyper: of one type for all requests, and not lost while it can still be sent elsewhere.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use outbound_core::BoxError;
+
+use crate::wire::Wire;
+
+/// A request body inside a connection. One that has ended from the start costs nothing; any other is boxed once, so that it can
+/// be moved to another connection although it has been polled.
+#[derive(Default)]
+pub(crate) struct Upload {
+    rest: Option<Rest>,
+    /// Where to tell how it ended; none until it is on a connection.
+    wire: Option<Arc<Wire>>,
+}
+
+/// What is still to be sent: frames that were taken but not written, then the body itself.
+pub(crate) struct Rest {
+    taken: Vec<Frame<Bytes>>,
+    /// How many of `taken` have been handed out (again).
+    given: usize,
+    body: Erased,
+}
+
+type Erased = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
+
+pin_project_lite::pin_project! {
+    struct Erase<B> {
+        #[pin]
+        body: B,
+    }
+}
+
+// === Upload ===
+
+impl Upload {
+    pub(crate) fn new<B>(body: B) -> Self
+    where
+        B: Body + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if body.is_end_stream() {
+            return Self::default();
+        }
+        Self::from(Rest { taken: Vec::new(), given: 0, body: Box::pin(Erase { body }) })
+    }
+
+    /// It goes over `wire`.
+    pub(crate) fn on(&mut self, wire: Arc<Wire>) {
+        if self.rest.is_some() {
+            self.wire = Some(wire);
+        }
+    }
+
+    pub(crate) fn has_body(&self) -> bool {
+        self.rest.is_some()
+    }
+
+    /// Off its connection, without telling it.
+    pub(crate) fn take(mut self) -> Self {
+        self.wire = None;
+        Self { rest: self.rest.take(), wire: None }
+    }
+}
+
+impl From<Rest> for Upload {
+    fn from(mut rest: Rest) -> Self {
+        rest.given = 0;
+        Self { rest: Some(rest), wire: None }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
+        let may_move = this.wire.as_ref().is_some_and(|wire| wire.is_untouched());
+        let frame = ready!(rest.poll_frame(may_move, cx));
+        let is_over = frame.is_none() || rest.is_end_stream();
+        if is_over && let Some(wire) = &this.wire {
+            wire.uploaded();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.as_ref().is_none_or(Rest::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Rest::size_hint)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let (Some(rest), Some(wire)) = (self.rest.take(), self.wire.take()) {
+            wire.cut_off(rest);
+        }
+    }
+}
+
+// === Rest ===
+
+impl Rest {
+    /// The next frame; a copy (of the handle, not the bytes) is kept as long as the request may move to another connection.
+    fn poll_frame(
+        &mut self,
+        may_move: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(frame) = self.taken.get(self.given) {
+            self.given += 1;
+            return Poll::Ready(Some(Ok(copy(frame))));
+        }
+        if !may_move {
+            self.taken = Vec::new();
+            self.given = 0;
+        }
+        let frame = ready!(self.body.as_mut().poll_frame(cx));
+        if let (true, Some(Ok(frame))) = (may_move, &frame) {
+            self.taken.push(copy(frame));
+            self.given += 1;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.given == self.taken.len() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let pending = self.taken[self.given..]
+            .iter()
+            .filter_map(Frame::data_ref)
+            .map(|data| data.len() as u64)
+            .sum::<u64>();
+        let body = self.body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(body.lower().saturating_add(pending));
+        if let Some(upper) = body.upper().and_then(|upper| upper.checked_add(pending)) {
+            hint.set_upper(upper);
+        }
+        hint
+    }
+}
+
+fn copy(frame: &Frame<Bytes>) -> Frame<Bytes> {
+    match (frame.data_ref(), frame.trailers_ref()) {
+        (Some(data), _) => Frame::data(data.clone()),
+        (None, Some(trailers)) => Frame::trailers(trailers.clone()),
+        (None, None) => Frame::data(Bytes::new()),
+    }
+}
+
+impl fmt::Debug for Rest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rest").finish_non_exhaustive()
+    }
+}
+
+// === Erase ===
+
+impl<B> Body for Erase<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(self.project().body.poll_frame(cx));
+        Poll::Ready(frame.map(|frame| match frame {
+            // `Bytes` give themselves, others are copied once.
+            Ok(frame) => Ok(frame.map_data(|mut data| data.copy_to_bytes(data.remaining()))),
+            Err(error) => Err(error.into()),
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

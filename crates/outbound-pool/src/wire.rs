@@ -1,0 +1,188 @@
+//! What passes over one connection, counted where it passes: below hyper, above the socket.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use hyper_util::rt::TokioIo;
+use outbound_core::{Exchange, Phase};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::upload::Rest;
+
+/// The exchange that a connection carries now, as its socket, its request body and its owner see it.
+#[derive(Debug, Default)]
+pub(crate) struct Wire(Mutex<Current>);
+
+#[derive(Debug, Default)]
+struct Current {
+    exchange: Option<Exchange>,
+    upload: Upload,
+    /// `Exchange::bytes_out` when this connection took it.
+    base: u64,
+    /// The request body, given back because not a byte of the request had been written.
+    rest: Option<Rest>,
+}
+
+/// How far the request body is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Upload {
+    /// At its end, or there is none.
+    #[default]
+    Ended,
+    /// On its way.
+    Going,
+    /// Dropped before its end.
+    CutOff,
+}
+
+/// A connection's I/O with its counter, and with whatever has to outlive the socket.
+pub(crate) struct Metered<T, S> {
+    io: TokioIo<T>,
+    wire: Arc<Wire>,
+    /// Declared last: dropped when the socket has been.
+    _slot: S,
+}
+
+// === Wire ===
+
+impl Wire {
+    /// This connection carries `exchange` from now on.
+    pub(crate) fn begin(&self, exchange: Exchange, has_body: bool) {
+        let base = exchange.bytes_out();
+        let upload = if has_body { Upload::Going } else { Upload::Ended };
+        *self.lock() = Current { exchange: Some(exchange), upload, base, rest: None };
+    }
+
+    /// It carries none any more.
+    pub(crate) fn end(&self) {
+        let ended = std::mem::take(&mut *self.lock());
+        drop(ended);
+    }
+
+    /// Whether the whole request body has been taken.
+    pub(crate) fn is_uploaded(&self) -> bool {
+        self.lock().upload == Upload::Ended
+    }
+
+    /// Whether not a byte of the present request has been written to this connection.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.lock().is_untouched()
+    }
+
+    /// The request body is at its end.
+    pub(crate) fn uploaded(&self) {
+        self.lock().upload = Upload::Ended;
+    }
+
+    /// The request body is dropped: it is kept if the request can still be sent elsewhere.
+    pub(crate) fn cut_off(&self, rest: Rest) {
+        let mut current = self.lock();
+        if current.upload == Upload::Going {
+            current.upload = Upload::CutOff;
+        }
+        let rest = if current.is_untouched() { current.rest.replace(rest) } else { Some(rest) };
+        drop(current);
+        drop(rest);
+    }
+
+    /// The request body that was given back.
+    pub(crate) fn take_rest(&self) -> Option<Rest> {
+        self.lock().rest.take()
+    }
+
+    fn wrote(&self, bytes: usize) {
+        if let Some(exchange) = &self.lock().exchange {
+            exchange.wrote(bytes);
+        }
+    }
+
+    fn read(&self, bytes: usize) {
+        if let Some(exchange) = &self.lock().exchange {
+            exchange.read(bytes);
+        }
+    }
+
+    /// All that hyper had to write is written: if that was the end of the request, the wait for the response begins.
+    fn flushed(&self) {
+        let current = self.lock();
+        if let Some(exchange) = &current.exchange
+            && exchange.phase() == Phase::Send
+            && current.upload == Upload::Ended
+            && !current.is_untouched()
+        {
+            exchange.enter(Phase::Head);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Current {
+    fn is_untouched(&self) -> bool {
+        self.exchange.as_ref().is_none_or(|exchange| exchange.bytes_out() == self.base)
+    }
+}
+
+// === Metered ===
+
+impl<T, S> Metered<T, S> {
+    pub(crate) fn new(io: T, wire: Arc<Wire>, slot: S) -> Self {
+        Self { io: TokioIo::new(io), wire, _slot: slot }
+    }
+
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.wire.wrote(bytes);
+        }
+        written
+    }
+}
+
+impl<T: hyper::rt::Read + Unpin, S: Unpin> AsyncRead for Metered<T, S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        self.wire.read(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: hyper::rt::Write + Unpin, S: Unpin> AsyncWrite for Metered<T, S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        self.wire.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
