@@ -1,1 +1,703 @@
+//! The machine against its invariants: random moves (proptest), and every interleaving of a few threads (loom).
 
+use std::{
+    sync::{Arc as StdArc, atomic::AtomicUsize, atomic::Ordering::SeqCst},
+    task::{Context, Poll, Wake, Waker},
+};
+
+use super::*;
+
+/// Counts how often it was woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: StdArc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+#[cfg(not(outbound_loom))]
+mod random {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// One thing that somebody may do. Numbers pick among what there is.
+    #[derive(Clone, Debug)]
+    enum Move {
+        Ask {
+            host: u8,
+            fresh: bool,
+        },
+        Poll(usize),
+        /// A waiter goes away.
+        Cancel(usize),
+        /// A dial succeeds, for the waiter that began it.
+        Open(usize),
+        /// A dial fails or is cancelled, or a socket is closed by the peer.
+        Close(usize),
+        Release(usize),
+        /// A connection is given up; its socket stays open until `Close`.
+        Retire(usize),
+        /// A waiter finds what it was handed dead.
+        Dead(usize),
+        Expire,
+    }
+
+    type Key = u8;
+    type Conn = u32;
+
+    /// What the outside holds: waiters, slots (sockets or dials) and leases.
+    #[derive(Default)]
+    struct World {
+        waiters: Vec<(Key, Waiting<Key, Conn>, StdArc<Woken>)>,
+        slots: Vec<(Slot<Key, Conn>, bool)>,
+        leases: Vec<Lease<Key, Conn>>,
+    }
+
+    fn moves() -> impl Strategy<Value = Vec<Move>> {
+        let any_index = || any::<usize>();
+        let step = prop_oneof![
+            6 => (0..4u8, proptest::bool::weighted(0.1)).prop_map(|(host, fresh)| Move::Ask { host, fresh }),
+            6 => any_index().prop_map(Move::Poll),
+            2 => any_index().prop_map(Move::Cancel),
+            4 => any_index().prop_map(Move::Open),
+            3 => any_index().prop_map(Move::Close),
+            5 => any_index().prop_map(Move::Release),
+            1 => any_index().prop_map(Move::Retire),
+            1 => any_index().prop_map(Move::Dead),
+            1 => Just(Move::Expire),
+        ];
+        proptest::collection::vec(step, 1..200)
+    }
+
+    fn limits() -> impl Strategy<Value = Limits> {
+        (1..6usize, 1..6usize, 0..6usize, 0..6usize, 0..8usize).prop_map(
+            |(total, per_host, idle, idle_per_host, waiting)| Limits {
+                total,
+                per_host: per_host.min(total),
+                idle: idle.min(total),
+                idle_per_host,
+                waiting,
+            },
+        )
+    }
+
+    impl World {
+        fn step(&mut self, slots: &Arc<Slots<Key, Conn>>, step: Move, next: &mut Conn) {
+            match step {
+                Move::Ask { host, fresh } => {
+                    let asked = if fresh {
+                        let ticket = slots.with(|state, _| state.next_ticket());
+                        slots.reacquire(&host, None, ticket, true)
+                    } else {
+                        slots.acquire(&host, None)
+                    };
+                    match asked {
+                        Ok(Acquire::Now(lease)) => self.leases.push(lease),
+                        Ok(Acquire::Later(waiting)) => self.waiters.push((host, waiting, StdArc::default())),
+                        Err(Full { .. }) => {}
+                    }
+                }
+                Move::Poll(pick) => {
+                    if let Some(index) = pick.checked_rem(self.waiters.len()) {
+                        self.poll(index);
+                    }
+                }
+                Move::Cancel(pick) => drop(take(&mut self.waiters, pick)),
+                Move::Open(pick) => {
+                    let Some(index) = pick.checked_rem(self.slots.len()) else { return };
+                    let (slot, is_open) = &mut self.slots[index];
+                    if !std::mem::replace(is_open, true) {
+                        *next += 1;
+                        self.leases.push(slot.lease(*next, 0, None));
+                    }
+                }
+                Move::Close(pick) => drop(take(&mut self.slots, pick)),
+                Move::Release(pick) => {
+                    if let Some(lease) = take(&mut self.leases, pick) {
+                        lease.release();
+                    }
+                }
+                Move::Retire(pick) => drop(take(&mut self.leases, pick)),
+                Move::Dead(pick) => {
+                    let Some(index) = pick.checked_rem(self.waiters.len()) else { return };
+                    let mut cx = Context::from_waker(Waker::noop());
+                    match self.waiters[index].1.poll(&mut cx) {
+                        Poll::Ready(Turn::Reuse(dead)) => {
+                            drop(dead);
+                            self.waiters[index].1.requeue();
+                        }
+                        Poll::Ready(Turn::Dial(slot)) => self.slots.push((slot, false)),
+                        Poll::Pending => {}
+                    }
+                }
+                Move::Expire => {
+                    slots.expire(Duration::from_nanos(1));
+                }
+            }
+        }
+
+        fn poll(&mut self, index: usize) {
+            let waker = Waker::from(self.waiters[index].2.clone());
+            match self.waiters[index].1.poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(Turn::Reuse(lease)) => {
+                    drop(self.waiters.swap_remove(index));
+                    self.leases.push(lease);
+                }
+                Poll::Ready(Turn::Dial(slot)) => self.slots.push((slot, false)),
+                Poll::Pending => {}
+            }
+        }
+    }
+
+    fn take<T>(all: &mut Vec<T>, pick: usize) -> Option<T> {
+        pick.checked_rem(all.len()).map(|index| all.swap_remove(index))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn invariants_hold_after_every_move(limits in limits(), moves in moves()) {
+            let slots = Slots::new(limits);
+            let mut world = World::default();
+            let mut next = 0;
+            for step in moves {
+                world.step(&slots, step, &mut next);
+                slots.with(|state, _| state.check());
+            }
+            // Everybody goes: nothing is left, whatever the order of the past.
+            world.leases.clear();
+            world.waiters.clear();
+            slots.shut();
+            world.slots.clear();
+            slots.with(|state, _| state.check());
+            prop_assert!(slots.is_empty());
+            let stats = slots.stats();
+            prop_assert!(stats.origins.is_empty(), "cold origins are kept: {stats:?}");
+            prop_assert_eq!(stats.waiting, 0);
+        }
+    }
+}
+
+#[cfg(not(outbound_loom))]
+mod told {
+    use super::*;
+
+    type Machine = Arc<Slots<&'static str, u32>>;
+
+    fn machine(total: usize, per_host: usize) -> Machine {
+        Slots::new(Limits { total, per_host, idle: total, idle_per_host: per_host, waiting: 100_000 })
+    }
+
+    fn wait(slots: &Machine, host: &'static str) -> Waiting<&'static str, u32> {
+        match slots.acquire(&host, None).expect("room to wait") {
+            Acquire::Later(waiting) => waiting,
+            Acquire::Now(_) => panic!("nothing was to be idle"),
+        }
+    }
+
+    fn poll(waiting: &mut Waiting<&'static str, u32>) -> Poll<Turn<&'static str, u32>> {
+        waiting.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn slot(waiting: &mut Waiting<&'static str, u32>) -> Slot<&'static str, u32> {
+        match poll(waiting) {
+            Poll::Ready(Turn::Dial(slot)) => slot,
+            other => panic!("expected leave to dial, got {}", describe(&other)),
+        }
+    }
+
+    fn lease(waiting: &mut Waiting<&'static str, u32>) -> Lease<&'static str, u32> {
+        match poll(waiting) {
+            Poll::Ready(Turn::Reuse(lease)) => lease,
+            other => panic!("expected a connection, got {}", describe(&other)),
+        }
+    }
+
+    fn describe<K: Clone + Eq + Hash, C>(polled: &Poll<Turn<K, C>>) -> &'static str {
+        match polled {
+            Poll::Pending => "nothing",
+            Poll::Ready(Turn::Dial(_)) => "leave to dial",
+            Poll::Ready(Turn::Reuse(_)) => "a connection",
+        }
+    }
+
+    /// Opens `connection` for a new request.
+    fn open(
+        slots: &Machine,
+        host: &'static str,
+        connection: u32,
+    ) -> (Slot<&'static str, u32>, Lease<&'static str, u32>) {
+        let mut waiting = wait(slots, host);
+        let slot = slot(&mut waiting);
+        let lease = slot.lease(connection, 0, None);
+        (slot, lease)
+    }
+
+    #[test]
+    fn a_freed_connection_goes_to_the_oldest_waiter_then_to_the_next() {
+        let slots = machine(1, 1);
+        let (_slot, first) = open(&slots, "a", 7);
+        let mut waiters: Vec<_> = (0..5).map(|_| wait(&slots, "a")).collect();
+        let mut held = first;
+        for turn in 0..5 {
+            assert!(waiters.iter_mut().all(|waiting| poll(waiting).is_pending()), "turn {turn}");
+            held.release();
+            held = lease(&mut waiters.remove(0));
+            assert_eq!(*held, 7, "turn {turn}");
+        }
+    }
+
+    #[test]
+    fn a_freed_connection_goes_to_the_oldest_even_if_that_one_is_dialing() {
+        let slots = machine(2, 2);
+        let (_slot, held) = open(&slots, "a", 1);
+        let mut dialing = wait(&slots, "a");
+        let dial = slot(&mut dialing);
+        let mut younger = wait(&slots, "a");
+        held.release();
+        assert_eq!(*lease(&mut dialing), 1);
+        drop(dialing);
+        // Its dial goes on without it and serves the next.
+        dial.lease(2, 0, None).release();
+        assert_eq!(*lease(&mut younger), 2);
+    }
+
+    #[test]
+    fn a_dial_that_was_granted_but_not_begun_is_given_back_with_the_freed_connection() {
+        let slots = machine(3, 2);
+        let (_a, held) = open(&slots, "a", 1);
+        let mut granted = wait(&slots, "a");
+        let mut blocked = wait(&slots, "a");
+        assert_eq!(slots.stats().connections.dialing, 1);
+        held.release();
+        assert_eq!(*lease(&mut granted), 1);
+        // The leave to dial went on to the other waiter.
+        drop(slot(&mut blocked));
+    }
+
+    #[test]
+    fn between_grant_and_poll_a_cancelled_waiter_passes_its_grant_on() {
+        for (name, cancel_dial) in [("a connection", false), ("leave to dial", true)] {
+            let slots = machine(1, 1);
+            let (slot_, held) = open(&slots, "a", 1);
+            let granted = wait(&slots, "a");
+            let mut next = wait(&slots, "a");
+            if cancel_dial {
+                drop(held);
+                drop(slot_);
+                drop(granted);
+                drop(slot(&mut next));
+            } else {
+                held.release();
+                drop(granted);
+                assert_eq!(*lease(&mut next), 1, "{name}");
+                drop(slot_);
+            }
+        }
+    }
+
+    #[test]
+    fn a_failed_or_cancelled_dial_gives_its_room_to_the_next() {
+        let slots = machine(1, 1);
+        let mut first = wait(&slots, "a");
+        let dial = slot(&mut first);
+        let mut second = wait(&slots, "a");
+        assert!(poll(&mut second).is_pending(), "a dial in progress counts");
+        drop(first);
+        assert!(poll(&mut second).is_pending(), "the dial goes on although its waiter has gone");
+        drop(dial);
+        drop(slot(&mut second));
+    }
+
+    #[test]
+    fn what_was_handed_dead_leaves_the_waiter_at_its_old_place() {
+        let slots = machine(1, 1);
+        let (slot_, held) = open(&slots, "a", 1);
+        let mut first = wait(&slots, "a");
+        let mut second = wait(&slots, "a");
+        held.release();
+        drop(lease(&mut first));
+        first.requeue();
+        assert!(poll(&mut first).is_pending(), "the dead socket is still open");
+        drop(slot_);
+        let _dial = slot(&mut first);
+        assert!(poll(&mut second).is_pending());
+    }
+
+    #[test]
+    fn a_connection_is_counted_until_its_socket_is_closed() {
+        let slots = machine(1, 1);
+        let (socket, held) = open(&slots, "a", 1);
+        drop(held);
+        let mut waiting = wait(&slots, "a");
+        assert!(poll(&mut waiting).is_pending());
+        assert_eq!(slots.stats().connections.closing, 1);
+        drop(socket);
+        drop(slot(&mut waiting));
+    }
+
+    #[test]
+    fn at_the_total_cap_the_least_recently_used_idle_connection_of_another_host_makes_room() {
+        let slots = machine(3, 3);
+        let sockets: Vec<_> = ["a", "b", "c"]
+            .into_iter()
+            .zip(1..)
+            .map(|(host, connection)| {
+                let (slot, lease) = open(&slots, host, connection);
+                lease.release();
+                (host, slot)
+            })
+            .collect();
+        let mut waiting = wait(&slots, "d");
+        let stats = slots.stats();
+        assert_eq!((stats.totals.evicted, stats.connections.closing, stats.connections.idle), (1, 1, 2));
+        let closing = stats.origins.iter().find(|origin| origin.connections.closing == 1).unwrap();
+        assert_eq!(closing.origin, "a", "the one that was used longest ago");
+        assert!(poll(&mut waiting).is_pending(), "its socket is still open");
+        let (mut a, others): (Vec<_>, Vec<_>) = sockets.into_iter().partition(|(host, _)| *host == "a");
+        a.clear();
+        drop(slot(&mut waiting));
+        drop(others);
+    }
+
+    #[test]
+    fn ten_waiters_at_the_total_cap_evict_ten_at_once_and_no_more() {
+        let slots = machine(20, 20);
+        let mut sockets: Vec<_> = (0..20).map(|connection| open(&slots, "a", connection)).collect();
+        let sockets: Vec<_> = sockets.drain(..).map(|(slot, lease)| (lease.release(), slot)).collect();
+        let waiters: Vec<_> = (0..10).map(|_| wait(&slots, "b")).collect();
+        assert_eq!(slots.stats().connections.closing, 10);
+        drop((sockets, waiters));
+    }
+
+    #[test]
+    fn hosts_of_a_full_pool_take_turns_so_that_none_starves() {
+        let slots = machine(4, 4);
+        let (sockets, mut held): (Vec<_>, Vec<_>) =
+            (0..4).map(|connection| open(&slots, "a", connection)).unzip();
+        let mut sockets = Some(sockets);
+        let mut starving = wait(&slots, "b");
+        for turn in 0..8 {
+            let mut sibling = wait(&slots, "a");
+            let Some(oldest) = held.pop() else { panic!("all connections were given up in turn {turn}") };
+            oldest.release();
+            let stats = slots.stats();
+            if stats.connections.closing == 1 {
+                assert_eq!(turn, 4, "each of the four connections may pass over it once");
+                drop(sibling);
+                drop(sockets.take());
+                drop(slot(&mut starving));
+                return;
+            }
+            held.insert(0, lease(&mut sibling));
+        }
+        panic!("the other host starves");
+    }
+
+    #[test]
+    fn one_full_host_does_not_block_another() {
+        let slots = machine(2, 1);
+        let (_socket, _held) = open(&slots, "a", 1);
+        let _waiting: Vec<_> = (0..3).map(|_| wait(&slots, "a")).collect();
+        drop(slot(&mut wait(&slots, "b")));
+    }
+
+    #[test]
+    fn after_a_failure_on_a_shelved_connection_another_shelved_one_is_not_tried() {
+        let slots = machine(2, 2);
+        let (first, held) = open(&slots, "a", 1);
+        let (_second, other) = open(&slots, "a", 2);
+        held.release();
+        other.release();
+        let Ok(Acquire::Now(failed)) = slots.acquire(&"a", None) else { panic!("two are idle") };
+        assert_eq!(*failed, 2, "the most recently used");
+        let ticket = failed.ticket();
+        drop(failed);
+        let Ok(Acquire::Later(mut again)) = slots.reacquire(&"a", None, ticket, true) else {
+            panic!("a fresh one was asked for")
+        };
+        assert!(poll(&mut again).is_pending(), "the host is full: the failed one is still closing");
+        drop(_second);
+        drop(slot(&mut again));
+        drop(first);
+    }
+
+    #[test]
+    fn when_idle_ones_fill_the_host_one_of_them_makes_room_for_a_fresh_one() {
+        let slots = machine(1, 1);
+        let (socket, held) = open(&slots, "a", 1);
+        held.release();
+        let ticket = slots.with(|state, _| state.next_ticket());
+        let Ok(Acquire::Later(mut fresh)) = slots.reacquire(&"a", None, ticket, true) else {
+            panic!("a fresh one was asked for")
+        };
+        assert!(poll(&mut fresh).is_pending());
+        drop(socket);
+        drop(slot(&mut fresh));
+    }
+
+    #[test]
+    fn the_queue_is_finite() {
+        let slots: Machine =
+            Slots::new(Limits { total: 1, per_host: 1, idle: 1, idle_per_host: 1, waiting: 2 });
+        let (_socket, _held) = open(&slots, "a", 1);
+        let _waiting = [wait(&slots, "a"), wait(&slots, "b")];
+        assert_eq!(slots.acquire(&"c", None).err(), Some(Full { waiting: 2 }));
+        assert_eq!(slots.stats().totals.overflowed, 1);
+    }
+
+    #[test]
+    fn idle_connections_expire_to_the_tick_the_oldest_first() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let timeout = Duration::from_secs(10);
+            let slots = machine(3, 3);
+            let opened: Vec<_> = (0..2).map(|connection| open(&slots, "a", connection)).collect();
+            let mut sockets = Vec::new();
+            let begun = Instant::now();
+            for (socket, lease) in opened {
+                lease.release();
+                sockets.push(socket);
+                tokio::time::advance(Duration::from_secs(3)).await;
+            }
+            assert_eq!(slots.expire(timeout), Some(begun + timeout));
+            tokio::time::advance(Duration::from_secs(4) - Duration::from_nanos(1)).await;
+            assert_eq!((slots.expire(timeout), slots.stats().totals.expired), (Some(begun + timeout), 0));
+            tokio::time::advance(Duration::from_nanos(1)).await;
+            let next = begun + Duration::from_secs(3) + timeout;
+            assert_eq!((slots.expire(timeout), slots.stats().totals.expired), (Some(next), 1));
+        });
+    }
+
+    #[test]
+    fn beyond_its_idle_limits_the_longest_idle_is_closed() {
+        for (name, idle, idle_per_host, kept) in [
+            ("total", 2, 9, 2),
+            ("per host", 9, 1, 1),
+            ("none in total", 0, 9, 0),
+            ("none per host", 9, 0, 0),
+        ] {
+            let slots: Machine =
+                Slots::new(Limits { total: 9, per_host: 9, idle, idle_per_host, waiting: 9 });
+            let opened: Vec<_> = (0..4).map(|connection| open(&slots, "a", connection)).collect();
+            let sockets: Vec<_> = opened.into_iter().map(|(slot, lease)| (lease.release(), slot)).collect();
+            let stats = slots.stats();
+            assert_eq!((stats.connections.idle, stats.totals.surplus), (kept, 4 - kept as u64), "{name}");
+            if let Ok(Acquire::Now(lease)) = slots.acquire(&"a", None) {
+                assert_eq!(*lease, 3, "{name}: the freshest is kept");
+            }
+            drop(sockets);
+        }
+    }
+
+    #[test]
+    fn once_shut_nothing_is_kept_but_waiters_are_served() {
+        let slots = machine(1, 1);
+        let (socket, held) = open(&slots, "a", 1);
+        let mut waiting = wait(&slots, "a");
+        slots.shut();
+        held.release();
+        assert_eq!(slots.stats().connections.closing, 1);
+        drop(socket);
+        drop(slot(&mut waiting));
+    }
+
+    #[test]
+    fn a_waker_may_come_back_to_the_machine() {
+        struct Reenter(Machine);
+        impl Wake for Reenter {
+            fn wake(self: StdArc<Self>) {
+                self.0.stats();
+                drop(wait(&self.0, "b"));
+            }
+        }
+        let slots = machine(1, 1);
+        let (socket, held) = open(&slots, "a", 1);
+        let waker = Waker::from(StdArc::new(Reenter(slots.clone())));
+        let mut waiting = wait(&slots, "a");
+        assert!(waiting.poll(&mut Context::from_waker(&waker)).is_pending());
+        held.release();
+        drop(lease(&mut waiting));
+        drop(socket);
+    }
+
+    /// The work is counted, not timed: a cancelled waiter touches its own entries only, so nobody else is woken or moved.
+    #[test]
+    fn ten_thousand_waiters_go_in_any_order_and_the_rest_stay_in_order() {
+        const WAITERS: usize = 10_000;
+        // A permutation without randomness: multiples of a number that shares no factor with WAITERS.
+        let shuffled = |index: usize| index * 7_919 % WAITERS;
+        for (name, order) in [
+            ("oldest first", &(|index| index) as &dyn Fn(usize) -> usize),
+            ("youngest first", &|index| WAITERS - 1 - index),
+            ("shuffled", &shuffled),
+        ] {
+            let slots = machine(1, 1);
+            let (_socket, mut held) = open(&slots, "a", 1);
+            let mut waiters: Vec<_> = (0..WAITERS).map(|_| Some(wait(&slots, "a"))).collect();
+            let woken = StdArc::new(Woken::default());
+            let waker = Waker::from(woken.clone());
+            for waiting in waiters.iter_mut().flatten() {
+                assert!(waiting.poll(&mut Context::from_waker(&waker)).is_pending());
+            }
+            for index in (0..WAITERS).map(order).filter(|index| index % 1_000 != 0) {
+                waiters[index] = None;
+            }
+            assert_eq!(woken.0.load(SeqCst), 0, "{name}: nobody is woken for another's leaving");
+            for index in (0..WAITERS).step_by(1_000) {
+                held.release();
+                held = lease(waiters[index].as_mut().unwrap());
+                waiters[index] = None;
+            }
+            drop(held);
+            assert_eq!(slots.stats().waiting, 0, "{name}");
+        }
+    }
+}
+
+#[cfg(outbound_loom)]
+mod interleaved {
+    use loom::{future::block_on, thread};
+
+    use super::*;
+
+    type Machine = Arc<Slots<u8, u32>>;
+
+    fn model(check: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(2));
+        builder.check(check);
+    }
+
+    fn machine(total: usize, per_host: usize) -> Machine {
+        Slots::new(Limits { total, per_host, idle: total, idle_per_host: per_host, waiting: 9 })
+    }
+
+    fn waiter(slots: &Machine, host: u8) -> Result<Lease<u8, u32>, Waiting<u8, u32>> {
+        match slots.acquire(&host, None).expect("room to wait") {
+            Acquire::Now(lease) => Ok(lease),
+            Acquire::Later(waiting) => Err(waiting),
+        }
+    }
+
+    /// One exchange as the pool does it: wait, dial if told to, give back. Loom finds the interleaving in which it waits forever.
+    fn exchange(slots: &Machine, host: u8) {
+        let (lease, _socket) = match waiter(slots, host) {
+            Ok(lease) => (lease, None),
+            Err(mut waiting) => match block_on(std::future::poll_fn(|cx| waiting.poll(cx))) {
+                Turn::Reuse(lease) => (lease, None),
+                Turn::Dial(slot) => (slot.lease(1, waiting.ticket(), None), Some(slot)),
+            },
+        };
+        slots.with(|state, _| state.check());
+        lease.release();
+        // A socket that was opened here is closed here too, which takes it from the shelf or from under its next user.
+    }
+
+    #[test]
+    fn two_exchanges_at_a_limit_of_one() {
+        model(|| {
+            let slots = machine(1, 1);
+            let other = slots.clone();
+            let thread = thread::spawn(move || exchange(&other, 1));
+            exchange(&slots, 1);
+            thread.join().unwrap();
+            assert!(slots.is_empty());
+        });
+    }
+
+    #[test]
+    fn two_hosts_at_a_total_of_one() {
+        model(|| {
+            let slots = machine(1, 1);
+            let other = slots.clone();
+            let thread = thread::spawn(move || exchange(&other, 1));
+            exchange(&slots, 2);
+            thread.join().unwrap();
+            assert!(slots.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_waiter_that_goes_while_it_is_handed_a_connection_passes_it_on() {
+        model(|| {
+            let slots = machine(1, 1);
+            let Err(mut first) = waiter(&slots, 1) else { unreachable!() };
+            let Turn::Dial(socket) = block_on(std::future::poll_fn(|cx| first.poll(cx))) else {
+                unreachable!()
+            };
+            let lease = socket.lease(1, 0, None);
+            drop(first);
+            let Err(leaving) = waiter(&slots, 1) else { unreachable!() };
+            let Err(mut staying) = waiter(&slots, 1) else { unreachable!() };
+            let thread = thread::spawn(move || drop(leaving));
+            let release = thread::spawn(move || lease.release());
+            let turn = block_on(std::future::poll_fn(|cx| staying.poll(cx)));
+            assert!(matches!(turn, Turn::Reuse(_)), "the connection is handed on, not closed");
+            thread.join().unwrap();
+            release.join().unwrap();
+            drop((turn, staying, socket));
+            assert!(slots.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_dial_that_fails_while_another_waits_wakes_it() {
+        model(|| {
+            let slots = machine(1, 1);
+            let Err(mut first) = waiter(&slots, 1) else { unreachable!() };
+            let Turn::Dial(dial) = block_on(std::future::poll_fn(|cx| first.poll(cx))) else {
+                unreachable!()
+            };
+            let other = slots.clone();
+            let thread = thread::spawn(move || exchange(&other, 1));
+            drop(dial);
+            drop(first);
+            thread.join().unwrap();
+            assert!(slots.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_peer_that_closes_while_the_connection_is_taken_and_given_back() {
+        model(|| {
+            let slots = machine(1, 1);
+            let Err(mut first) = waiter(&slots, 1) else { unreachable!() };
+            let Turn::Dial(socket) = block_on(std::future::poll_fn(|cx| first.poll(cx))) else {
+                unreachable!()
+            };
+            socket.lease(1, 0, None).release();
+            drop(first);
+            let closes = thread::spawn(move || drop(socket));
+            exchange(&slots, 1);
+            closes.join().unwrap();
+            slots.with(|state, _| state.check());
+            assert!(slots.is_empty());
+        });
+    }
+
+    #[test]
+    fn the_last_handle_goes_while_a_connection_comes_back() {
+        model(|| {
+            let slots = machine(1, 1);
+            let Err(mut first) = waiter(&slots, 1) else { unreachable!() };
+            let Turn::Dial(socket) = block_on(std::future::poll_fn(|cx| first.poll(cx))) else {
+                unreachable!()
+            };
+            let lease = socket.lease(1, 0, None);
+            drop(first);
+            let other = slots.clone();
+            let shuts = thread::spawn(move || other.shut());
+            lease.release();
+            shuts.join().unwrap();
+            assert_eq!(slots.stats().connections.idle, 0, "nothing is kept idle by a pool that has gone");
+            drop(socket);
+            assert!(slots.is_empty());
+        });
+    }
+}

@@ -569,6 +569,11 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
         holders
     }
 
+    #[cfg(test)]
+    pub(super) fn next_ticket(&mut self) -> Ticket {
+        next(&mut self.tickets)
+    }
+
     /// The invariants of the module's head, and that every count and index is what it counts.
     #[cfg(test)]
     pub(super) fn check(&self) {
