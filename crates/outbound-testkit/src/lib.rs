@@ -28,7 +28,9 @@
 
 mod answer;
 mod board;
+mod friendly;
 mod gate;
+pub mod handler;
 mod hostile;
 mod nowhere;
 mod request;
@@ -40,6 +42,7 @@ mod upstream;
 mod wire;
 
 pub use answer::Answer;
+pub use friendly::{Friendly, Upload};
 pub use gate::Gate;
 pub use hostile::Hostile;
 pub use nowhere::{BlackHole, Refusal};
