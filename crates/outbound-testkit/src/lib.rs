@@ -20,19 +20,28 @@
 //! # }
 //! ```
 //!
+//! - **Upstreams:** [`Hostile`] plays a [`Script`] to each connection, down to the byte; [`Friendly`] is hyper's server
 //!   over a handler; [`BlackHole`] and [`Refusal`] are addresses at which nobody answers. The handle on a running one,
 //!   [`Upstream`], counts sockets, keeps every request and knows how each socket ended.
+//! - **Services:** [`Probe`] panics when called without having been made ready, and counts everything a layer can leak.
+//! - **Bodies:** [`TestBody`] has frames, pauses and failures; [`assert_body_contract`] checks a body that wraps another.
+//! - **Order of events:** a [`Gate`] holds a script, handler, service or body until the test opens it, so no test sleeps.
+//! - **Paused clocks:** nothing here waits on a Tokio timer, except what a script was told to (`delay`, `dribble`). Mind
 //!   that Tokio's paused clock jumps when the runtime is idle, even while bytes are on their way between two sockets.
+//! - **Features:** `tls` ([`Hostile`] and [`Friendly`] serve TLS, with certificates good and bad), `http2` ([`Friendly`]
 //!   speaks HTTP/2).
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answer;
 mod board;
+mod body;
 mod friendly;
 mod gate;
 pub mod handler;
 mod hostile;
 mod nowhere;
+mod pause;
+mod probe;
 mod request;
 mod script;
 mod sightings;
@@ -42,10 +51,12 @@ mod upstream;
 mod wire;
 
 pub use answer::Answer;
+pub use body::{Lives, Scripted, TestBody, assert_body_contract};
 pub use friendly::{Friendly, Upload};
 pub use gate::Gate;
 pub use hostile::Hostile;
 pub use nowhere::{BlackHole, Refusal};
+pub use probe::{Counts, Plan, Probe, ProbeFuture, ProbeHandle};
 pub use script::Script;
 pub use sightings::{Connection, Ended, Received, Sightings};
 #[cfg(feature = "tls")]
