@@ -25,6 +25,7 @@
 //!   [`Upstream`], counts sockets, keeps every request and knows how each socket ended.
 //! - **Services:** [`Probe`] panics when called without having been made ready, and counts everything a layer can leak.
 //! - **Bodies:** [`TestBody`] has frames, pauses and failures; [`assert_body_contract`] checks a body that wraps another.
+//! - **Cancellation:** [`cancel_at_each_poll`] drops a future at every one of its polls.
 //! - **Order of events:** a [`Gate`] holds a script, handler, service or body until the test opens it, so no test sleeps.
 //! - **Paused clocks:** nothing here waits on a Tokio timer, except what a script was told to (`delay`, `dribble`). Mind
 //!   that Tokio's paused clock jumps when the runtime is idle, even while bytes are on their way between two sockets.
@@ -35,6 +36,7 @@
 mod answer;
 mod board;
 mod body;
+mod cancel;
 mod friendly;
 mod gate;
 pub mod handler;
@@ -52,6 +54,7 @@ mod wire;
 
 pub use answer::Answer;
 pub use body::{Lives, Scripted, TestBody, assert_body_contract};
+pub use cancel::cancel_at_each_poll;
 pub use friendly::{Friendly, Upload};
 pub use gate::Gate;
 pub use hostile::Hostile;
