@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     future::{pending, poll_fn},
+    rc::Rc,
     task::Poll,
     time::Duration,
 };
@@ -11,6 +12,7 @@ use outbound_testkit::{Hostile, Script, cancel_at_each_poll};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::yield_now,
     time::{Instant, sleep},
 };
 
@@ -49,12 +51,16 @@ async fn stops_at_the_most() {
 
 #[tokio::test]
 async fn the_future_is_dropped_before_the_check() {
-    let held = RefCell::new(());
-    let holds = || async {
-        let _held = held.borrow_mut();
-        tokio::task::yield_now().await;
+    let held = Rc::new(());
+    let holds = || {
+        let held = held.clone();
+        async move {
+            yield_now().await;
+            drop(held);
+        }
     };
-    let done = cancel_at_each_poll(9, holds, async |_| drop(held.borrow_mut())).await;
+    let check = async |_| assert_eq!(Rc::strong_count(&held), 1);
+    let done = cancel_at_each_poll(9, holds, check).await;
     assert_eq!(done, Some(()));
 }
 

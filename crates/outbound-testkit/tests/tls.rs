@@ -131,7 +131,8 @@ async fn bad_certificates_are_refused_for_their_reason() {
 
 #[tokio::test]
 async fn alpn_is_what_was_asked_for() {
-    let offered: [(&[&str], &[&str], Option<&[u8]>); 3] = [
+    type Names<'a> = &'a [&'a str];
+    let offered: [(Names<'_>, Names<'_>, Option<&[u8]>); 3] = [
         (&["h2", "http/1.1"], &["http/1.1", "h2"], Some(b"h2")),
         (&["http/1.1"], &["h2", "http/1.1"], Some(b"http/1.1")),
         (&[], &["h2"], None),
