@@ -32,8 +32,8 @@
 //!   body that is dropped earlier costs its connection. It is back in the pool before the caller learns of the end.
 //! - **Counts** every socket against its limits: also those being opened, and those being closed, until they are.
 //! - **Sends again** at most once, and only on a *reused* connection that died without a byte of response, which is how a server
-//!   that closed an idle connection looks: any request of which not a byte was written, and an idempotent one without a body. More
-//!   is a retry layer's task. An idle connection's socket is asked before it is used, so that this is rare.
+//!   that closed an idle connection looks: any request of which not a byte was written, and an idempotent one whose body, if it has
+//!   one, was not read beyond 64 KiB. More is a retry layer's task. An idle connection's socket is asked before it is used, so that this is rare.
 //! - **Errors:** [`TransportError`](outbound_core::TransportError), [`Overloaded`](outbound_core::Overloaded) when the queue is
 //!   full, [`InvalidOrigin`](outbound_core::InvalidOrigin) for a URI without scheme or host,
 //!   [`Elapsed`](outbound_core::Elapsed) when the request's deadline had passed before anything was sent.

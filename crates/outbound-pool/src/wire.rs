@@ -23,7 +23,7 @@ struct Current {
     upload: Upload,
     /// `Exchange::bytes_out` when this connection took it.
     base: u64,
-    /// The request body, given back because not a byte of the request had been written.
+    /// The request body, given back in a state in which it can be sent again.
     rest: Option<Rest>,
 }
 
@@ -78,15 +78,15 @@ impl Wire {
         self.lock().upload = Upload::Ended;
     }
 
-    /// The request body is dropped: it is kept if the request can still be sent elsewhere.
-    pub(crate) fn cut_off(&self, rest: Rest) {
+    /// The request body is dropped by hyper: at its end, or before. `rest` is what can be sent again.
+    pub(crate) fn cut_off(&self, rest: Option<Rest>) {
         let mut current = self.lock();
         if current.upload == Upload::Going {
             current.upload = Upload::CutOff;
         }
-        let rest = if current.is_untouched() { current.rest.replace(rest) } else { Some(rest) };
+        let replaced = std::mem::replace(&mut current.rest, rest);
         drop(current);
-        drop(rest);
+        drop(replaced);
     }
 
     /// The request body that was given back.
