@@ -231,7 +231,7 @@ impl Body for TestBody {
 
     fn size_hint(&self) -> SizeHint {
         if let Some(hint) = &self.hint {
-            return hint.clone();
+            return *hint;
         }
         let mut length = 0;
         for item in &self.items {
@@ -253,7 +253,7 @@ impl Clone for TestBody {
         TestBody {
             items: self.items.clone(),
             paused: None,
-            hint: self.hint.clone(),
+            hint: self.hint,
             end_unannounced: self.end_unannounced,
             life: self.life.as_ref().map(|Life(lives)| lives.born()),
         }

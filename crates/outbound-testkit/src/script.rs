@@ -158,6 +158,10 @@ impl Script {
     }
 
     /// Neither reads nor writes, until the client closes.
+    ///
+    /// Bytes that nobody reads do not hide that the client has gone, as long as they fit into the socket's buffers:
+    /// behind a full window its FIN is stuck, too. To see the end of such a client, [`wait`](Self::wait) at a gate
+    /// instead and open that once the client has gone: the script's end reads on.
     pub fn stall(self) -> Self {
         self.step(Step::Stall)
     }

@@ -124,9 +124,13 @@ impl fmt::Display for Sightings {
                 .iter()
                 .filter(|request| request.connection == number)
             {
-                let whole = if request.complete { "whole" } else { "so far" };
+                let whole = if request.complete {
+                    "whole"
+                } else {
+                    "unfinished"
+                };
                 let (method, target, body) = (&request.method, &request.target, request.body.len());
-                write!(f, "\n    {method} {target}, body of {body} bytes {whole}")?;
+                write!(f, "\n    {method} {target}, {body} bytes of body, {whole}")?;
             }
         }
         Ok(())

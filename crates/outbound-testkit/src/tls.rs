@@ -1,8 +1,14 @@
 //! Certificates to serve TLS with, good and bad.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring},
@@ -90,6 +96,11 @@ impl Certificate {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params =
             CertificateParams::new(names).expect("the names are host names or addresses");
+        // A name of its own, or a client that trusts another certificate takes this one for a bad copy of that.
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, format!("test certificate {number}"));
         change(&mut params);
         let key = KeyPair::generate().expect("the system has randomness");
         let der = params
@@ -128,3 +139,5 @@ pub(crate) async fn handshake(acceptor: &TlsAcceptor, socket: TcpStream) -> Resu
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
+
+static MADE: AtomicUsize = AtomicUsize::new(0);

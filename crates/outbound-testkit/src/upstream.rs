@@ -12,7 +12,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime,
     sync::oneshot,
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinSet, yield_now},
 };
 
 use crate::{
@@ -101,7 +101,8 @@ impl Upstream {
         self.log.0.read(|seen| seen.open)
     }
 
-    /// The most sockets that were ever open at the same time.
+    /// The most sockets that were ever open at the same time, as the server saw it: a client that opens one and closes
+    /// another within the same turn of the runtime may be taken not to have had both.
     pub fn max_open(&self) -> usize {
         self.log.0.read(|seen| seen.max_open)
     }
@@ -157,8 +158,12 @@ impl Upstream {
             .expect("an ended connection stays so")
     }
 
-    /// Waits until none of the accepted sockets is open; at once if there are none.
+    /// Waits until none of the accepted sockets is open; soon, if there are none.
+    ///
+    /// A socket that the client has just opened is accepted first, unless the upstream is on its own thread: there,
+    /// wait for it to be [`accepted`](Self::accepted).
     pub async fn all_closed(&self) {
+        turns(8).await;
         self.until("all sockets to be closed", |seen| seen.open == 0)
             .await;
     }
@@ -249,8 +254,18 @@ where
     let mut connections = JoinSet::new();
     loop {
         if let Ok((socket, peer)) = listener.accept().await {
+            // A client that closed a socket before it opened this one has not had both open: let the end of the
+            // other be noticed first.
+            turns(2).await;
             connections.spawn(serve(socket, log.accepted(peer)));
         }
         while connections.try_join_next().is_some() {}
+    }
+}
+
+/// Lets the other tasks of the runtime see what has come.
+async fn turns(n: usize) {
+    for _ in 0..n {
+        yield_now().await;
     }
 }
