@@ -1,6 +1,6 @@
-//! The locks of the slot machine: the standard library's, or loom's when it is modelled.
+//! The lock of the slot machine: the standard library's, or loom's when the machine is modelled.
 
 #[cfg(outbound_loom)]
-pub(crate) use loom::sync::{Arc, Mutex, MutexGuard};
+pub(crate) use loom::sync::{Mutex, MutexGuard};
 #[cfg(not(outbound_loom))]
-pub(crate) use std::sync::{Arc, Mutex, MutexGuard};
+pub(crate) use std::sync::{Mutex, MutexGuard};

@@ -4,6 +4,7 @@ use std::{
     fmt,
     hash::Hash,
     ops::{Deref, DerefMut},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -14,7 +15,6 @@ use super::{
     Slots,
     state::{Grant, RecordId, Reuse, Ticket},
 };
-use crate::sync::Arc;
 
 /// The right to have one socket. It is kept beside the socket and dropped after it.
 pub(crate) struct Slot<K: Clone + Eq + Hash, C> {

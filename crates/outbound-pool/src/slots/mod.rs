@@ -25,14 +25,14 @@ mod state;
 pub(crate) use lease::{Lease, Slot, Turn, Waiting};
 pub(crate) use state::{Full, Limits, Ticket};
 
-use std::{fmt, hash::Hash, time::Duration};
+use std::{fmt, hash::Hash, sync::Arc, time::Duration};
 
 use outbound_core::{CallSite, Holders};
 use tokio::time::Instant;
 
 use crate::{
     stats::Stats,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard},
 };
 use state::{Acquired, Ask, Effects, State};
 

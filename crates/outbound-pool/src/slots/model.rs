@@ -1,18 +1,22 @@
 //! The machine against its invariants: random moves (proptest), and every interleaving of a few threads (loom).
 
+use std::task::{Context, Poll};
+#[cfg(not(outbound_loom))]
 use std::{
-    sync::{Arc as StdArc, atomic::AtomicUsize, atomic::Ordering::SeqCst},
-    task::{Context, Poll, Wake, Waker},
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    task::{Wake, Waker},
 };
 
 use super::*;
 
 /// Counts how often it was woken.
+#[cfg(not(outbound_loom))]
 #[derive(Default)]
 struct Woken(AtomicUsize);
 
+#[cfg(not(outbound_loom))]
 impl Wake for Woken {
-    fn wake(self: StdArc<Self>) {
+    fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, SeqCst);
     }
 }
@@ -51,7 +55,7 @@ mod random {
     /// What the outside holds: waiters, slots (sockets or dials) and leases.
     #[derive(Default)]
     struct World {
-        waiters: Vec<(Key, Waiting<Key, Conn>, StdArc<Woken>)>,
+        waiters: Vec<(Key, Waiting<Key, Conn>, Arc<Woken>)>,
         slots: Vec<(Slot<Key, Conn>, bool)>,
         leases: Vec<Lease<Key, Conn>>,
     }
@@ -96,7 +100,7 @@ mod random {
                     };
                     match asked {
                         Ok(Acquire::Now(lease)) => self.leases.push(lease),
-                        Ok(Acquire::Later(waiting)) => self.waiters.push((host, waiting, StdArc::default())),
+                        Ok(Acquire::Later(waiting)) => self.waiters.push((host, waiting, Arc::default())),
                         Err(Full { .. }) => {}
                     }
                 }
@@ -511,14 +515,14 @@ mod told {
     fn a_waker_may_come_back_to_the_machine() {
         struct Reenter(Machine);
         impl Wake for Reenter {
-            fn wake(self: StdArc<Self>) {
+            fn wake(self: Arc<Self>) {
                 self.0.stats();
                 drop(wait(&self.0, "b"));
             }
         }
         let slots = machine(1, 1);
         let (socket, held) = open(&slots, "a", 1);
-        let waker = Waker::from(StdArc::new(Reenter(slots.clone())));
+        let waker = Waker::from(Arc::new(Reenter(slots.clone())));
         let mut waiting = wait(&slots, "a");
         assert!(waiting.poll(&mut Context::from_waker(&waker)).is_pending());
         held.release();
@@ -540,7 +544,7 @@ mod told {
             let slots = machine(1, 1);
             let (_socket, mut held) = open(&slots, "a", 1);
             let mut waiters: Vec<_> = (0..WAITERS).map(|_| Some(wait(&slots, "a"))).collect();
-            let woken = StdArc::new(Woken::default());
+            let woken = Arc::new(Woken::default());
             let waker = Waker::from(woken.clone());
             for waiting in waiters.iter_mut().flatten() {
                 assert!(waiting.poll(&mut Context::from_waker(&waker)).is_pending());

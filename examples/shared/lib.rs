@@ -1,0 +1,4 @@
+//! What the examples share.
+
+pub mod tally;
+pub mod upstream;
