@@ -205,7 +205,7 @@ impl<C: Connect> Shared<C> {
             let slot = Arc::new(slot);
             let uri: Uri = origin.to_string().parse()?;
             let dialed = reporter.open(connector, uri, limits).await?;
-            Opened::new(dialed, slot, id, &origin, reaper).await
+            Opened::new(dialed, slot, id, &origin, &reaper).await
         });
         (progress, dialing)
     }
@@ -214,11 +214,7 @@ impl<C: Connect> Shared<C> {
 /// A dial that was overtaken: its connection is for whoever comes next.
 async fn finish(dialing: Dialing) {
     match dialing.await {
-        Ok(Opened { connection, slot }) => {
-            let reaper = connection.reaper.clone();
-            reaper.ensure_running();
-            slot.lease(connection, 0, None).release();
-        }
+        Ok(Opened { connection, slot }) => slot.lease(connection, 0, None).release(),
         Err(error) => tracing::debug!(%error, "a dial that nobody needed any more failed"),
     }
 }

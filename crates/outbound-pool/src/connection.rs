@@ -40,7 +40,6 @@ pub(crate) struct Connection {
     /// hyper's future for the response cannot be named. Its box is used again for each request.
     pub(crate) response: ReusableBoxFuture<'static, Answer>,
     pub(crate) wire: Arc<Wire>,
-    pub(crate) reaper: Arc<Reaper>,
     /// The value of the `Host` header.
     pub(crate) host: HeaderValue,
     /// The header fields of a request that may have to be sent again; kept here for its capacity.
@@ -74,7 +73,7 @@ impl Opened {
         slot: Arc<Slot>,
         id: u64,
         origin: &Origin,
-        reaper: Arc<Reaper>,
+        reaper: &Arc<Reaper>,
     ) -> Result<Self, BoxError>
     where
         T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
@@ -86,6 +85,7 @@ impl Opened {
         let (sender, connection) = http1::Builder::new().handshake(io).await?;
         let (kept, gone) = oneshot::channel();
         let driver = tokio::spawn(drive(connection, gone));
+        reaper.ensure_running();
         let mut established = Established::now(id, Version::HTTP_11);
         established.local = described.local;
         established.remote = described.remote;
@@ -95,7 +95,6 @@ impl Opened {
             sender,
             response: ReusableBoxFuture::new(std::future::pending()),
             wire,
-            reaper,
             host: HeaderValue::from_str(origin.host_and_port())?,
             fields: Vec::new(),
             exchange: None,
