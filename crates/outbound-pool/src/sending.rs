@@ -7,7 +7,7 @@ use std::{
 };
 
 use http::{
-    Extensions, HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
     uri::PathAndQuery,
 };
@@ -154,11 +154,13 @@ impl Sending {
         let reusable = !self.closes && is_reusable(parts.status, parts.version, &parts.headers);
         if let Some(exchange) = &lease.exchange {
             exchange.enter(Phase::Body);
-            if parts.extensions.is_empty() {
-                parts.extensions = mem::take(&mut self.context);
-            }
+            // What hyper put there may be there already.
+            parts.extensions.extend(mem::take(&mut self.context));
             if self.tracked {
                 exchange.clone().attach(&mut parts);
+                if let Some(attempt) = exchange.attempt() {
+                    attempt.attach(&mut parts);
+                }
             }
         }
         Response::from_parts(parts, Body::new(incoming, lease, reusable))
@@ -282,11 +284,7 @@ impl Again {
         }
     }
 
-    fn request(
-        self,
-        fields: &mut Vec<(http::HeaderName, http::HeaderValue)>,
-        body: Upload,
-    ) -> Request<Upload> {
+    fn request(self, fields: &mut Vec<(HeaderName, HeaderValue)>, body: Upload) -> Request<Upload> {
         let mut request = Request::new(body);
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
@@ -302,9 +300,14 @@ impl Again {
 // === HTTP/1.1 ===
 
 /// As HTTP/1.1 wants it: origin-form (RFC 9112, 3.2.1), `Host` (3.2), and no other version than 1.0 or 1.1.
-fn prepare(request: &mut Request<Upload>, host: &http::HeaderValue) {
+fn prepare(request: &mut Request<Upload>, host: &HeaderValue) {
     if !request.headers().contains_key(HOST) {
         request.headers_mut().insert(HOST, host.clone());
+    }
+    // Where content is expected, it is said that there is none (RFC 9110, 8.6).
+    let expects_content = [Method::POST, Method::PUT, Method::PATCH].contains(request.method());
+    if expects_content && !request.body().has_body() {
+        request.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from_static("0"));
     }
     if request.version() != Version::HTTP_10 {
         *request.version_mut() = Version::HTTP_11;
