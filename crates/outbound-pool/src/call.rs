@@ -130,8 +130,7 @@ impl<C: Connect> Shared<C> {
             if lease.is_alive() {
                 return Ok(Acquire::Now(lease));
             }
-            let ticket = lease.ticket();
-            drop(lease);
+            let ticket = lease.bury();
             acquired = self.slots.reacquire(&call.origin, call.site, ticket, false);
         }
         acquired.map_err(|full| self.overloaded(full.waiting))
@@ -167,7 +166,7 @@ impl<C: Connect> Shared<C> {
                         return Poll::Ready(Ok(lease));
                     }
                     Turn::Reuse(dead) => {
-                        drop(dead);
+                        dead.bury();
                         waiting.requeue();
                     }
                 }

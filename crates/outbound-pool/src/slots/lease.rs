@@ -89,6 +89,13 @@ impl<K: Clone + Eq + Hash, C> Lease<K, C> {
 }
 
 impl<K: Clone + Eq + Hash, C> Lease<K, C> {
+    /// The connection turns out to be dead before it was used: it is closed. Returns the place to ask again from.
+    pub(crate) fn bury(mut self) -> Ticket {
+        self.slots.with(|state, _| state.bury(self.id));
+        drop(self.connection.take());
+        self.ticket
+    }
+
     /// The connection will not be used again; the caller closes it.
     pub(crate) fn retire(mut self) -> C {
         self.slots.with(|state, _| state.retire(self.id));

@@ -301,6 +301,13 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
         }
     }
 
+    /// The peer has closed the connection that was just taken: it was not reused but lost.
+    pub(super) fn bury(&mut self, id: RecordId) {
+        self.totals.reused -= 1;
+        self.totals.lost += 1;
+        self.retire(id);
+    }
+
     /// The socket is closed, or was never opened.
     pub(super) fn free(&mut self, id: RecordId, fx: &mut Effects<C>) {
         self.remove(id, fx);
