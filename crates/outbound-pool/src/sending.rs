@@ -45,7 +45,7 @@ pub(crate) struct Sending {
     /// Somebody watches the exchange.
     tracked: bool,
     context: Extensions,
-    /// Kept on a reused connection, which may turn out to be closed.
+    /// Kept on a connection that was idle, and may turn out to be closed.
     again: Option<Again>,
     /// `Exchange::bytes_in` when this connection took it.
     bytes_in: u64,
@@ -128,7 +128,9 @@ impl Sending {
         request.body_mut().on(connection.wire.clone());
         prepare(&mut request, &connection.host);
         let closes = has_token(request.headers(), "close");
-        let again = (connection.served > 0).then(|| {
+        // Whatever has been idle, the server may have closed meanwhile: even what has served nobody yet.
+        let was_idle = connection.served > 0 || idle_since.is_some();
+        let again = was_idle.then(|| {
             connection.fields.clear();
             connection
                 .fields
@@ -216,7 +218,7 @@ impl Future for Sending {
 impl Broken {
     /// The call, to be sent on another connection and with its old place in the queue; else the error for the caller.
     ///
-    /// A reused connection that died without a byte of response was closed by the server while it was idle (RFC 9112, 9.3.1). The
+    /// A connection that had been idle and died without a byte of response was closed by the server meanwhile (RFC 9112, 9.3.1). The
     /// request goes out once more if not a byte of it was written, or if it is idempotent and had no body to be lost (rule A).
     pub(crate) async fn recover(self) -> Result<(Call, Ticket), BoxError> {
         let Self { mut sending, mut lease, error, returned } = self;
@@ -250,8 +252,9 @@ impl Broken {
             None => return Err(failed(&exchange, error, is_silent)),
         };
         tracing::debug!(origin = %sending.origin, error = &error as &dyn std::error::Error, "the idle connection was closed: sending again");
-        let Sending { origin, site, deadline, tracked, context, .. } = sending;
-        let exchange = tracked.then_some(exchange);
+        let Sending { origin, site, deadline, context, .. } = sending;
+        // It goes on with the same record: what was written once stays written.
+        let exchange = Some(exchange);
         Ok((Call { origin, request, exchange, site, deadline, context, is_idempotent, resent }, ticket))
     }
 }
