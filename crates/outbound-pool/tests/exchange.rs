@@ -11,13 +11,16 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, Method, Request, StatusCode, Version, header};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version, header};
 use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt, Empty, Full};
+use hyper_util::rt::TokioIo;
 use outbound_core::{Attempt, BoxError, ConnectionInfo, Exchange, Phase, Timings};
 use outbound_pool::{Body, Pool, connect::Tcp};
 use outbound_testkit::{Answer, Friendly, Gate, Hostile, Received, Script, TestBody, Upstream, handler};
 use support::*;
+use tokio::net::TcpStream;
+use tower::service_fn;
 
 /// Reads data until the body says that it has ended, and not once more.
 async fn read_exactly(body: &mut Body) -> Bytes {
@@ -287,7 +290,10 @@ async fn the_target_is_in_origin_form_and_the_host_is_named_once() {
 #[tokio::test]
 async fn a_default_port_is_not_in_the_host_field_and_an_ipv6_literal_keeps_its_brackets() {
     let upstream = Friendly::new(handler::hello).start();
-    let connector = Redirected(upstream.addr());
+    let address = upstream.addr();
+    // Whatever the URI says.
+    let connector =
+        service_fn(move |_: Uri| async move { TcpStream::connect(address).await.map(TokioIo::new) });
     let pool = Pool::builder().build(connector).unwrap();
     for (uri, host) in [
         ("http://example.com/", "example.com"),
@@ -327,27 +333,6 @@ async fn an_ipv6_literal_is_connected_to() {
         tokio::join!(fetch(&pool, get(format!("http://[::1]:{port}/").parse().unwrap())), serve);
     assert_eq!(response.unwrap().status(), StatusCode::NO_CONTENT);
     assert!(request.contains(&format!("host: [::1]:{port}\r\n")), "{request}");
-}
-
-/// Connects to one address whatever the URI says.
-#[derive(Clone)]
-struct Redirected(std::net::SocketAddr);
-
-impl tower::Service<http::Uri> for Redirected {
-    type Response = hyper_util::rt::TokioIo<tokio::net::TcpStream>;
-    type Error = std::io::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: http::Uri) -> Self::Future {
-        let address = self.0;
-        Box::pin(
-            async move { Ok(hyper_util::rt::TokioIo::new(tokio::net::TcpStream::connect(address).await?)) },
-        )
-    }
 }
 
 // === request bodies ===

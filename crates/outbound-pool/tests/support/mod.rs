@@ -1,7 +1,14 @@
 //! What the pool's tests share: short ways to send, and the state that every test must leave behind.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::{future::Future, time::SystemTime};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::SystemTime,
+};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, Uri};
@@ -11,7 +18,7 @@ use outbound_pool::{
     Body, Builder, Counts, Pool, Stats,
     connect::{Connect, Tcp},
 };
-use outbound_testkit::{Friendly, Upstream, handler};
+use outbound_testkit::{Friendly, Gate, Upstream, handler};
 use tower::ServiceExt;
 
 pub(crate) fn pool() -> Pool<Tcp> {
@@ -102,6 +109,20 @@ pub(crate) fn on_each_runtime<F: Future<Output = ()>>(test: impl Fn() -> F) {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(4);
     runtime(builder).block_on(test());
+}
+
+/// Opens TCP connections: the first `free` at once, the others when `gate` lets them.
+pub(crate) fn gated(free: usize, gate: &Gate) -> impl Connect + std::fmt::Debug {
+    let (gate, dials) = (gate.clone(), Arc::new(AtomicUsize::new(0)));
+    tower::service_fn(move |uri: Uri| {
+        let (gate, number) = (gate.clone(), dials.fetch_add(1, SeqCst));
+        async move {
+            if number >= free {
+                gate.pass().await;
+            }
+            Tcp::new().oneshot(uri).await
+        }
+    })
 }
 
 /// Keeps a paused clock from jumping while it lives: it moves only by `advance`, however long bytes take from socket to socket.
