@@ -52,7 +52,6 @@ impl Body {
         lease.wire.end();
         if is_over {
             lease.served += 1;
-            lease.reaper.ensure_running();
             lease.release();
         }
     }

@@ -8,16 +8,18 @@ use std::{
 };
 
 use http::{Request, Response, Uri};
-use outbound_core::{BoxError, Elapsed, InvalidOrigin, Kind, Origin, Overloaded, Phase, TransportError};
+use outbound_core::{
+    BoxError, Elapsed, Exchange, InvalidOrigin, Kind, Origin, Overloaded, Phase, TransportError,
+};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     body::Body,
-    connect::{Connect, Dialing, Progress, kind_of},
+    connect::{Connect, Opening, Progress, kind_of},
     connection::{Lease, Opened, Slot, Waiting},
     pool::Shared,
     sending::{Broken, Call, Sending},
-    slots::{Acquire, Ticket, Turn},
+    slots::{Acquire, Full, Turn},
 };
 
 /// The response to come, of [`Pool`](crate::Pool).
@@ -95,56 +97,45 @@ impl<C> fmt::Debug for ResponseFuture<C> {
 async fn go<C: Connect>(
     shared: Arc<Shared<C>>,
     mut call: Call,
-    mut acquired: Acquired,
+    acquired: Acquired,
 ) -> Result<Response<Body>, BoxError> {
-    loop {
-        let lease = match acquired {
-            Acquire::Now(lease) => lease,
-            Acquire::Later(waiting) => shared.obtain(&mut call, waiting).await?,
-        };
-        match Sending::new(lease, call).await {
-            Ok(response) => return Ok(response),
-            Err(broken) => {
-                let (again, ticket) = broken.recover().await?;
-                acquired = shared.reacquire(&again, ticket)?;
-                call = again;
-            }
-        }
+    let lease = match acquired {
+        Acquire::Now(lease) => lease,
+        Acquire::Later(waiting) => shared.obtain(&mut call, waiting).await?,
+    };
+    match Sending::new(lease, call).await {
+        Ok(response) => Ok(response),
+        Err(broken) => go_again(shared, broken).await,
     }
 }
 
+/// Once more, on a new connection.
 async fn go_again<C: Connect>(
     shared: Arc<Shared<C>>,
     broken: Box<Broken>,
 ) -> Result<Response<Body>, BoxError> {
-    let (call, ticket) = broken.recover().await?;
-    let acquired = shared.reacquire(&call, ticket)?;
-    go(shared, call, acquired).await
+    let (mut call, slot) = broken.recover().await?;
+    let lease = shared.reopen(&mut call, slot).await?;
+    match Sending::new(lease, call).await {
+        Ok(response) => Ok(response),
+        Err(broken) => Err(broken.into_error()),
+    }
 }
 
 impl<C: Connect> Shared<C> {
     /// An idle connection that is alive, or a place in the queue.
     fn acquire(&self, call: &Call) -> Result<Acquired, BoxError> {
         let mut acquired = self.slots.acquire(&call.origin, call.site);
-        while let Ok(Acquire::Now(lease)) = acquired {
-            if lease.is_alive() {
+        while let Ok(Acquire::Now(mut lease)) = acquired {
+            if lease.hold() {
                 return Ok(Acquire::Now(lease));
             }
-            let ticket = lease.ticket();
-            drop(lease);
-            acquired = self.slots.reacquire(&call.origin, call.site, ticket, false);
+            let ticket = lease.bury();
+            acquired = self.slots.reacquire(&call.origin, call.site, ticket);
         }
-        acquired.map_err(|full| self.overloaded(full.waiting))
-    }
-
-    /// A place in the queue, its old one, for a call whose connection has died under it.
-    fn reacquire(&self, call: &Call, ticket: Ticket) -> Result<Acquired, BoxError> {
-        let acquired = self.slots.reacquire(&call.origin, call.site, ticket, true);
-        acquired.map_err(|full| self.overloaded(full.waiting))
-    }
-
-    fn overloaded(&self, waiting: usize) -> BoxError {
-        Overloaded::new("the connection pool", self.limits.per_host, waiting).into()
+        acquired.map_err(|Full { waiting }| {
+            Overloaded::new("the connection pool", self.limits.per_host, waiting).into()
+        })
     }
 
     /// Waits until a connection is set free, or is opened for this call.
@@ -155,34 +146,26 @@ impl<C: Connect> Shared<C> {
         exchange.enter(Phase::Acquire);
         let begun = Instant::now();
         let mut timer = pin!(sleep(limit));
-        let mut dial: Option<(Progress, Dialing)> = None;
+        let mut dial: Option<Dial> = None;
         std::future::poll_fn(|cx| {
             while let Poll::Ready(turn) = waiting.poll(cx) {
                 match turn {
-                    Turn::Dial(slot) => dial = Some(self.dial(slot, &origin)),
-                    Turn::Reuse(lease) if lease.is_alive() => {
-                        if let Some((_, dialing)) = dial.take() {
-                            tokio::spawn(finish(dialing));
+                    Turn::Dial(slot) => dial = Some(self.dial(Arc::new(slot), &origin)),
+                    Turn::Reuse(mut lease) => {
+                        if lease.hold() {
+                            if let Some(Dial { opening, .. }) = dial.take() {
+                                tokio::spawn(finish(opening));
+                            }
+                            return Poll::Ready(Ok(lease));
                         }
-                        return Poll::Ready(Ok(lease));
-                    }
-                    Turn::Reuse(dead) => {
-                        drop(dead);
+                        lease.bury();
                         waiting.requeue();
                     }
                 }
             }
-            if let Some((progress, dialing)) = &mut dial {
-                let polled = dialing.as_mut().poll(cx);
-                if exchange.phase() != progress.phase() {
-                    exchange.enter(progress.phase());
-                }
-                return polled.map(|opened| match opened {
-                    Ok(Opened { connection, slot }) => Ok(slot.lease(connection, waiting.ticket(), site)),
-                    Err(error) => Err(TransportError::new(kind_of(progress.phase(), &*error), exchange)
-                        .because(error)
-                        .into()),
-                });
+            if let Some(dial) = &mut dial {
+                let Opened { connection, slot } = ready!(dial.poll(exchange, cx))?;
+                return Poll::Ready(Ok(slot.lease(connection, waiting.ticket(), site)));
             }
             ready!(timer.as_mut().poll(cx));
             let elapsed = Elapsed::new(Phase::Acquire, limit).took(begun.elapsed());
@@ -195,30 +178,53 @@ impl<C: Connect> Shared<C> {
         .await
     }
 
-    fn dial(&self, slot: Slot, origin: &Origin) -> (Progress, Dialing) {
+    /// Opens a connection in the place of one that is closed.
+    async fn reopen(&self, call: &mut Call, slot: Arc<Slot>) -> Result<Lease, BoxError> {
+        slot.redial();
+        let (mut dial, site) = (self.dial(slot, &call.origin), call.site);
+        let exchange = call.exchange();
+        let Opened { connection, slot } = std::future::poll_fn(|cx| dial.poll(exchange, cx)).await?;
+        Ok(slot.lease(connection, 0, site))
+    }
+
+    fn dial(&self, slot: Arc<Slot>, origin: &Origin) -> Dial {
         let (connector, limits, reaper, id) =
             (self.connector.clone(), self.timeouts.dial, self.reaper.clone(), self.next_id());
         let (progress, origin) = (Progress::new(), origin.clone());
         let reporter = progress.clone();
-        let dialing = Box::pin(async move {
-            // Declared before the socket is there, and so dropped after it has gone.
-            let slot = Arc::new(slot);
+        let opening = Box::pin(async move {
+            // Moved in before the socket is there, and so dropped after it has gone.
+            let slot = slot;
             let uri: Uri = origin.to_string().parse()?;
             let dialed = reporter.open(connector, uri, limits).await?;
-            Opened::new(dialed, slot, id, &origin, reaper).await
+            Opened::new(dialed, slot, id, &origin, &reaper).await
         });
-        (progress, dialing)
+        Dial { progress, opening }
+    }
+}
+
+/// A dial on behalf of one call.
+struct Dial {
+    progress: Progress,
+    opening: Opening,
+}
+
+impl Dial {
+    /// Polls it, and keeps the record of the exchange up to date with its phase.
+    fn poll(&mut self, exchange: &Exchange, cx: &mut Context<'_>) -> Poll<Result<Opened, BoxError>> {
+        let polled = self.opening.as_mut().poll(cx);
+        let phase = self.progress.phase();
+        if exchange.phase() != phase {
+            exchange.enter(phase);
+        }
+        polled.map_err(|error| TransportError::new(kind_of(phase, &*error), exchange).because(error).into())
     }
 }
 
 /// A dial that was overtaken: its connection is for whoever comes next.
-async fn finish(dialing: Dialing) {
-    match dialing.await {
-        Ok(Opened { connection, slot }) => {
-            let reaper = connection.reaper.clone();
-            reaper.ensure_running();
-            slot.lease(connection, 0, None).release();
-        }
+async fn finish(opening: Opening) {
+    match opening.await {
+        Ok(Opened { connection, slot }) => slot.lease(connection, 0, None).release(),
         Err(error) => tracing::debug!(%error, "a dial that nobody needed any more failed"),
     }
 }

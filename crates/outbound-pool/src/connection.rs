@@ -40,7 +40,6 @@ pub(crate) struct Connection {
     /// hyper's future for the response cannot be named. Its box is used again for each request.
     pub(crate) response: ReusableBoxFuture<'static, Answer>,
     pub(crate) wire: Arc<Wire>,
-    pub(crate) reaper: Arc<Reaper>,
     /// The value of the `Host` header.
     pub(crate) host: HeaderValue,
     /// The header fields of a request that may have to be sent again; kept here for its capacity.
@@ -53,6 +52,8 @@ pub(crate) struct Connection {
     established: Arc<Established>,
     liveness: Option<Liveness>,
     socket: Weak<Slot>,
+    /// Kept while an exchange waits for its response on a connection that had been idle.
+    held: Option<Arc<Slot>>,
     /// Dropped with the connection, which tells the driver.
     _kept: oneshot::Sender<Infallible>,
 }
@@ -74,7 +75,7 @@ impl Opened {
         slot: Arc<Slot>,
         id: u64,
         origin: &Origin,
-        reaper: Arc<Reaper>,
+        reaper: &Arc<Reaper>,
     ) -> Result<Self, BoxError>
     where
         T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
@@ -86,6 +87,7 @@ impl Opened {
         let (sender, connection) = http1::Builder::new().handshake(io).await?;
         let (kept, gone) = oneshot::channel();
         let driver = tokio::spawn(drive(connection, gone));
+        reaper.ensure_running();
         let mut established = Established::now(id, Version::HTTP_11);
         established.local = described.local;
         established.remote = described.remote;
@@ -95,7 +97,6 @@ impl Opened {
             sender,
             response: ReusableBoxFuture::new(std::future::pending()),
             wire,
-            reaper,
             host: HeaderValue::from_str(origin.host_and_port())?,
             fields: Vec::new(),
             exchange: None,
@@ -104,6 +105,7 @@ impl Opened {
             established: Arc::new(established),
             liveness: described.liveness,
             socket: Arc::downgrade(&slot),
+            held: None,
             _kept: kept,
         });
         Ok(Self { connection, slot })
@@ -137,11 +139,18 @@ fn note(ended: hyper::Result<()>) {
 // === Connection ===
 
 impl Connection {
-    /// Whether a request can be sent on it, as far as that can be known: the socket itself is asked.
-    pub(crate) fn is_alive(&self) -> bool {
-        // While we look at the socket, its slot must not be given to another.
-        let Some(_slot) = self.socket.upgrade() else { return false };
-        !self.sender.is_closed() && self.liveness.as_ref().is_none_or(Liveness::is_alive)
+    /// Whether a request can be sent on it, as far as that can be known: the socket itself is asked. If so, its place in the pool
+    /// is kept until [`let_go`](Self::let_go), whatever becomes of the socket.
+    pub(crate) fn hold(&mut self) -> bool {
+        self.held = self.socket.upgrade();
+        self.held.is_some()
+            && !self.sender.is_closed()
+            && self.liveness.as_ref().is_none_or(Liveness::is_alive)
+    }
+
+    /// The place is the socket's alone again. Returned is the right to open another there, once it is closed.
+    pub(crate) fn let_go(&mut self) -> Option<Arc<Slot>> {
+        self.held.take()
     }
 
     /// Closes it; what is returned ends when its socket has been closed and hyper has let go of everything.

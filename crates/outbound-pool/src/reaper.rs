@@ -31,7 +31,7 @@ impl Reaper {
         Arc::new(Self { slots, idle_timeout, running, task })
     }
 
-    /// Called before a connection is shelved, and so while there is one.
+    /// Called for each connection that is opened, which it then outlives.
     pub(crate) fn ensure_running(self: &Arc<Self>) {
         if !self.running.load(SeqCst) && !self.running.swap(true, SeqCst) {
             let task = tokio::spawn(self.clone().run());

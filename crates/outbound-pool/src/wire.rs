@@ -20,23 +20,12 @@ pub(crate) struct Wire(Mutex<Current>);
 #[derive(Debug, Default)]
 struct Current {
     exchange: Option<Exchange>,
-    upload: Upload,
+    /// There is a request body, and hyper has not let go of it.
+    uploading: bool,
     /// `Exchange::bytes_out` when this connection took it.
     base: u64,
     /// The request body, given back in a state in which it can be sent again.
     rest: Option<Rest>,
-}
-
-/// How far the request body is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Upload {
-    /// At its end, or there is none.
-    #[default]
-    Ended,
-    /// On its way.
-    Going,
-    /// Dropped before its end.
-    CutOff,
 }
 
 /// A connection's I/O with its counter, and with whatever has to outlive the socket.
@@ -53,8 +42,7 @@ impl Wire {
     /// This connection carries `exchange` from now on.
     pub(crate) fn begin(&self, exchange: Exchange, has_body: bool) {
         let base = exchange.bytes_out();
-        let upload = if has_body { Upload::Going } else { Upload::Ended };
-        *self.lock() = Current { exchange: Some(exchange), upload, base, rest: None };
+        *self.lock() = Current { exchange: Some(exchange), uploading: has_body, base, rest: None };
     }
 
     /// It carries none any more.
@@ -63,9 +51,9 @@ impl Wire {
         drop(ended);
     }
 
-    /// Whether the whole request body has been taken.
+    /// Whether hyper has all of the request body that it wants.
     pub(crate) fn is_uploaded(&self) -> bool {
-        self.lock().upload == Upload::Ended
+        !self.lock().uploading
     }
 
     /// Whether not a byte of the present request has been written to this connection.
@@ -75,15 +63,14 @@ impl Wire {
 
     /// The request body is at its end.
     pub(crate) fn uploaded(&self) {
-        self.lock().upload = Upload::Ended;
+        self.lock().uploading = false;
     }
 
-    /// The request body is dropped by hyper: at its end, or before. `rest` is what can be sent again.
+    /// hyper has let go of the request body: at its announced length, which may be before it says that it is over, or with its
+    /// connection. `rest` is what can be sent again.
     pub(crate) fn cut_off(&self, rest: Option<Rest>) {
         let mut current = self.lock();
-        if current.upload == Upload::Going {
-            current.upload = Upload::CutOff;
-        }
+        current.uploading = false;
         let replaced = std::mem::replace(&mut current.rest, rest);
         drop(current);
         drop(replaced);
@@ -111,7 +98,7 @@ impl Wire {
         let current = self.lock();
         if let Some(exchange) = &current.exchange
             && exchange.phase() == Phase::Send
-            && current.upload == Upload::Ended
+            && !current.uploading
             && !current.is_untouched()
         {
             exchange.enter(Phase::Head);
