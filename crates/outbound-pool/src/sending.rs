@@ -125,8 +125,9 @@ impl Sending {
         let bytes_in = exchange.bytes_in();
         connection.wire.begin(exchange.clone(), request.body().has_body());
         connection.exchange = Some(exchange);
-        request.body_mut().on(connection.wire.clone());
         prepare(&mut request, &connection.host);
+        let length = content_length(request.headers());
+        request.body_mut().on(connection.wire.clone(), length);
         let closes = has_token(request.headers(), "close");
         // Whatever has been idle, the server may have closed meanwhile: even what has served nobody yet.
         let was_idle = connection.served > 0 || idle_since.is_some();
@@ -322,6 +323,12 @@ fn prepare(request: &mut Request<Upload>, host: &HeaderValue) {
             _ => parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")).into(),
         };
     }
+}
+
+/// The length that frames the content, where that is what does (RFC 9112, 6.3).
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let length = headers.get(CONTENT_LENGTH).filter(|_| !headers.contains_key(TRANSFER_ENCODING))?;
+    length.to_str().ok()?.parse().ok()
 }
 
 /// Whether the connection persists after this response (RFC 9112, 9.3), and its framing leaves no doubt where that ends (6.3).

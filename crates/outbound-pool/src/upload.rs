@@ -20,6 +20,8 @@ pub(crate) struct Upload {
     rest: Option<Rest>,
     /// Where to tell how it ended; none until it is on a connection.
     wire: Option<Arc<Wire>>,
+    /// What its `Content-Length` leaves to be sent, if it has one.
+    left: Option<u64>,
 }
 
 /// What is still to be sent: frames that were taken but not written, then the body itself.
@@ -53,8 +55,9 @@ impl Upload {
         Self::from(Rest { taken: Vec::new(), given: 0, body: Box::pin(Erase { body }) })
     }
 
-    /// It goes over `wire`.
-    pub(crate) fn on(&mut self, wire: Arc<Wire>) {
+    /// It goes over `wire`, and is announced to be so long.
+    pub(crate) fn on(&mut self, wire: Arc<Wire>, length: Option<u64>) {
+        self.left = length;
         if self.rest.is_some() {
             self.wire = Some(wire);
         }
@@ -67,14 +70,14 @@ impl Upload {
     /// Off its connection, without telling it.
     pub(crate) fn take(mut self) -> Self {
         self.wire = None;
-        Self { rest: self.rest.take(), wire: None }
+        Self { rest: self.rest.take(), wire: None, left: None }
     }
 }
 
 impl From<Rest> for Upload {
     fn from(mut rest: Rest) -> Self {
         rest.given = 0;
-        Self { rest: Some(rest), wire: None }
+        Self { rest: Some(rest), wire: None, left: None }
     }
 }
 
@@ -90,15 +93,23 @@ impl Body for Upload {
         let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
         let may_move = this.wire.as_ref().is_some_and(|wire| wire.is_untouched());
         let frame = ready!(rest.poll_frame(may_move, cx));
-        let is_over = frame.is_none() || rest.is_end_stream();
+        if let (Some(Ok(frame)), Some(left)) = (&frame, &mut this.left) {
+            let data = frame.data_ref().map_or(0, |data| data.len() as u64);
+            match left.checked_sub(data) {
+                Some(rest) => *left = rest,
+                None => return Poll::Ready(Some(Err("longer than its Content-Length".into()))),
+            }
+        }
+        let is_over = frame.is_none() || this.is_end_stream();
         if is_over && let Some(wire) = &this.wire {
             wire.uploaded();
         }
         Poll::Ready(frame)
     }
 
+    /// Not before its announced length: hyper would leave the server waiting for the rest.
     fn is_end_stream(&self) -> bool {
-        self.rest.as_ref().is_none_or(Rest::is_end_stream)
+        self.left.unwrap_or(0) == 0 && self.rest.as_ref().is_none_or(Rest::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
