@@ -135,8 +135,9 @@ impl Sending {
             (true, false) => Keep::Unsent,
             (true, true) => Keep::Small,
         };
-        request.body_mut().on(&connection.wire, keep);
         prepare(&mut request, &connection.host);
+        let length = content_length(request.headers());
+        request.body_mut().on(&connection.wire, keep, length);
         let closes = has_token(request.headers(), "close");
         let again = was_idle.then(|| {
             connection.fields.clear();
@@ -332,6 +333,12 @@ fn prepare(request: &mut Request<Upload>, host: &HeaderValue) {
             _ => parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")).into(),
         };
     }
+}
+
+/// The length that frames the content, where that is what does (RFC 9112, 6.3).
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let length = headers.get(CONTENT_LENGTH).filter(|_| !headers.contains_key(TRANSFER_ENCODING))?;
+    length.to_str().ok()?.parse().ok()
 }
 
 /// Whether the connection persists after this response (RFC 9112, 9.3), and its framing leaves no doubt where that ends (6.3).

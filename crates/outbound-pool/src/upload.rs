@@ -21,6 +21,8 @@ pub(crate) struct Upload {
     /// Where to tell how it ended; none until it is on a connection.
     wire: Option<Arc<Wire>>,
     keep: Keep,
+    /// What its `Content-Length` leaves to be sent, if it has one.
+    left: Option<u64>,
 }
 
 /// For how long what has been taken is kept for a second try.
@@ -71,8 +73,9 @@ impl Upload {
         Self::from(Rest { taken, given: 0, size: 0, is_lost: false, body })
     }
 
-    /// It goes over `wire`.
-    pub(crate) fn on(&mut self, wire: &Arc<Wire>, keep: Keep) {
+    /// It goes over `wire`, and is announced to be so long.
+    pub(crate) fn on(&mut self, wire: &Arc<Wire>, keep: Keep, length: Option<u64>) {
+        self.left = length;
         if self.rest.is_some() {
             self.wire = Some(wire.clone());
             self.keep = keep;
@@ -86,14 +89,14 @@ impl Upload {
     /// Off its connection, without telling it.
     pub(crate) fn take(mut self) -> Self {
         self.wire = None;
-        Self { rest: self.rest.take(), wire: None, keep: Keep::Nothing }
+        Self { rest: self.rest.take(), wire: None, keep: Keep::Nothing, left: None }
     }
 }
 
 impl From<Rest> for Upload {
     fn from(mut rest: Rest) -> Self {
         rest.given = 0;
-        Self { rest: Some(rest), wire: None, keep: Keep::Nothing }
+        Self { rest: Some(rest), wire: None, keep: Keep::Nothing, left: None }
     }
 }
 
@@ -114,15 +117,23 @@ impl Body for Upload {
             Keep::Unsent | Keep::Nothing => 0,
         };
         let frame = ready!(rest.poll_frame(keep, cx));
-        let is_over = frame.is_none() || rest.is_end_stream();
+        if let (Some(Ok(frame)), Some(left)) = (&frame, &mut this.left) {
+            let data = frame.data_ref().map_or(0, |data| data.len() as u64);
+            match left.checked_sub(data) {
+                Some(rest) => *left = rest,
+                None => return Poll::Ready(Some(Err("longer than its Content-Length".into()))),
+            }
+        }
+        let is_over = frame.is_none() || this.is_end_stream();
         if is_over && let Some(wire) = &this.wire {
             wire.uploaded();
         }
         Poll::Ready(frame)
     }
 
+    /// Not before its announced length: hyper would leave the server waiting for the rest.
     fn is_end_stream(&self) -> bool {
-        self.rest.as_ref().is_none_or(Rest::is_end_stream)
+        self.left.unwrap_or(0) == 0 && self.rest.as_ref().is_none_or(Rest::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

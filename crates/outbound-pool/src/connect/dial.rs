@@ -24,6 +24,11 @@ pub fn report(phase: Phase) {
     let _ = PROGRESS.try_with(|progress| progress.enter(phase));
 }
 
+/// How long the dial now being polled may take to connect, if it is one of the pool's.
+pub(super) fn connect_limit() -> Option<Duration> {
+    PROGRESS.try_with(|progress| progress.limits.connect).ok()
+}
+
 /// How long a dial may be in each phase.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -44,7 +49,10 @@ pub(crate) struct Dialed<T> {
 
 /// Where a dial is. It only moves while the dial is polled.
 #[derive(Clone, Debug)]
-pub(crate) struct Progress(Arc<AtomicU8>);
+pub(crate) struct Progress {
+    phase: Arc<AtomicU8>,
+    limits: Limits,
+}
 
 tokio::task_local! {
     static PROGRESS: Progress;
@@ -52,16 +60,16 @@ tokio::task_local! {
 
 impl Progress {
     /// Until the connector says otherwise it is connecting.
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(AtomicU8::new(Phase::Connect as u8)))
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { phase: Arc::new(AtomicU8::new(Phase::Connect as u8)), limits }
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        Phase::ALL[usize::from(self.0.load(Relaxed))]
+        Phase::ALL[usize::from(self.phase.load(Relaxed))]
     }
 
     fn enter(&self, phase: Phase) {
-        self.0.store(phase as u8, Relaxed);
+        self.phase.store(phase as u8, Relaxed);
     }
 
     /// Opens a connection, each phase within its limit.
@@ -69,7 +77,6 @@ impl Progress {
         &self,
         mut connector: C,
         uri: Uri,
-        limits: Limits,
     ) -> Result<Dialed<C::Io>, BoxError> {
         let opening = async move {
             std::future::poll_fn(|cx| connector.poll_ready(cx)).await.map_err(Into::into)?;
@@ -79,7 +86,7 @@ impl Progress {
         let mut timings = Timings::default();
         let (mut phase, mut since) = (self.phase(), Instant::now());
         loop {
-            let limit = limits.of(phase);
+            let limit = self.limits.of(phase);
             let mut timer = pin!(sleep(limit));
             let ended = std::future::poll_fn(|cx| {
                 let opened = opening.as_mut().poll(cx);

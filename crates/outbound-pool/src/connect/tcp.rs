@@ -30,7 +30,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::{Addresses, Liveness, report};
+use super::{Addresses, Liveness, dial::connect_limit, report};
 
 /// Opens TCP connections: names by `R` (the system's resolver by default), addresses in parallel by Happy Eyeballs (RFC 8305,
 /// hyper-util's), `TCP_NODELAY` on.
@@ -148,6 +148,8 @@ where
         connector.set_nodelay(true);
         connector.set_keepalive(self.keepalive);
         connector.set_local_address(self.local_address);
+        // Shared among the addresses, so that a silent one leaves time for the next; the pool's own timer ends the last.
+        connector.set_connect_timeout(connect_limit().map(|limit| limit.saturating_add(GRACE)));
         connector.set_happy_eyeballs_timeout(Some(self.happy_eyeballs));
         let stream = connector.call(uri).await?;
         if is_https {
@@ -261,5 +263,7 @@ impl Error for NoAddress {}
 
 /// RFC 8305, section 5, recommends 250 ms; Go and hyper-util take 300.
 const HAPPY_EYEBALLS: Duration = Duration::from_millis(300);
+/// Ticks of Tokio's timer, rounded up.
+const GRACE: Duration = Duration::from_millis(10);
 /// Well below the minutes after which NATs and balancers forget a silent connection.
 const KEEPALIVE: Duration = Duration::from_secs(60);
