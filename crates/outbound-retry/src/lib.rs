@@ -7,7 +7,7 @@
 //! use http_body_util::Empty;
 //! use outbound_core::{Attempt, BoxError};
 //! use outbound_retry::{Replay, RetryLayer};
-//! use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() -> Result<(), BoxError> {
@@ -19,10 +19,10 @@
 //!     };
 //!     response.body(Empty::<Bytes>::new())
 //! });
-//! let mut client = ServiceBuilder::new().layer(RetryLayer::default()).service(server);
+//! let client = ServiceBuilder::new().layer(RetryLayer::default()).service(server);
 //!
 //! let begun = tokio::time::Instant::now();
-//! let response = client.ready().await?.call(Request::get("http://example.com/").body(Empty::new())?).await?;
+//! let response = client.oneshot(Request::get("http://example.com/").body(Empty::new())?).await?;
 //! assert_eq!(response.status(), 200);
 //! assert_eq!(Attempt::of(&response).unwrap().number(), 2);
 //! assert_eq!(begun.elapsed(), Duration::from_secs(2));

@@ -81,7 +81,8 @@ struct Tape<B> {
     /// Which chunk the reader is handed next.
     next: usize,
     trailers: Option<HeaderMap>,
-    trailers_read: bool,
+    /// Whether the reader has been handed the last there is: the trailers, or the failure.
+    over: bool,
     /// No attempt follows, or it makes its own body: chunks are freed as they are read.
     last: bool,
     kept: usize,
@@ -263,7 +264,7 @@ where
             chunks: SmallVec::new(),
             next: 0,
             trailers: None,
-            trailers_read: false,
+            over: false,
             kept: 0,
             cap,
             resent: 0,
@@ -286,7 +287,7 @@ where
             return None;
         }
         tape.reader += 1;
-        (tape.next, tape.trailers_read) = (0, false);
+        (tape.next, tape.over) = (0, false);
         if let Some((hint, progress)) = start {
             (tape.hint, tape.progress, tape.trailers) = (hint, progress, None);
         }
@@ -332,7 +333,8 @@ where
                     self.end_turn(reader, None, |tape| tape.progress = Progress::Ended);
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    if self.end_turn(reader, None, |tape| tape.progress = Progress::Failed) {
+                    let failed = |tape: &mut Tape<B>| (tape.progress, tape.over) = (Progress::Failed, true);
+                    if self.end_turn(reader, None, failed) {
                         return Poll::Ready(Some(Err(error.into())));
                     }
                 }
@@ -395,12 +397,11 @@ impl<B> Tape<B> {
             return Found::Frame(Frame::data(chunk));
         }
         match (self.progress, self.body.take()) {
+            (Progress::Ended | Progress::Failed, _) if mem::replace(&mut self.over, true) => Found::End,
             (Progress::Failed, _) => Found::Stop(Stopped::Lost),
             (Progress::Ended, _) => match &self.trailers {
-                Some(trailers) if !mem::replace(&mut self.trailers_read, true) => {
-                    Found::Frame(Frame::trailers(trailers.clone()))
-                }
-                _ => Found::End,
+                Some(trailers) => Found::Frame(Frame::trailers(trailers.clone())),
+                None => Found::End,
             },
             (_, Some(body)) => Found::Turn(body),
             (_, None) => Found::Busy,
@@ -453,10 +454,8 @@ impl<B> Tape<B> {
     }
 
     fn is_end_stream(&self, reader: u32) -> bool {
-        reader == self.reader
-            && self.progress == Progress::Ended
-            && self.next == self.chunks.len()
-            && (self.trailers.is_none() || self.trailers_read)
+        let ended = self.progress == Progress::Ended && self.trailers.is_none();
+        reader == self.reader && self.next == self.chunks.len() && (ended || self.over)
     }
 
     /// That of what the reader has still to be handed.
@@ -465,13 +464,9 @@ impl<B> Tape<B> {
             return SizeHint::default();
         }
         let kept: u64 = self.chunks[self.next..].iter().map(|chunk| chunk.len() as u64).sum();
-        let (lower, upper) = match self.progress {
-            Progress::Ended => (0, Some(0)),
-            _ => (self.hint.lower(), self.hint.upper()),
-        };
         let mut hint = SizeHint::new();
-        hint.set_lower(kept.saturating_add(lower));
-        if let Some(upper) = upper {
+        hint.set_lower(kept.saturating_add(self.hint.lower()));
+        if let Some(upper) = self.hint.upper() {
             hint.set_upper(kept.saturating_add(upper));
         }
         hint
