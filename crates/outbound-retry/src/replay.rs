@@ -313,6 +313,7 @@ where
             let turn = Turn(self, reader);
             let polled = Pin::new(&mut body).poll_frame(cx);
             drop(turn);
+            let (hint, ended) = (body.size_hint(), body.is_end_stream());
             match polled {
                 Poll::Pending => {
                     let waker = Some(cx.waker().clone());
@@ -321,19 +322,23 @@ where
                     }
                 }
                 Poll::Ready(Some(Ok(frame))) => {
-                    let (hint, frame) = (body.size_hint(), frame.map_data(whole));
-                    let body = (!body.is_end_stream()).then_some(body);
+                    let (frame, body) = (frame.map_data(whole), (!ended).then_some(body));
                     self.end_turn(reader, None, |tape| {
-                        tape.progress = if body.is_some() { Progress::Begun } else { Progress::Ended };
+                        tape.progress = if ended { Progress::Ended } else { Progress::Begun };
                         (tape.hint, tape.body) = (hint, body);
                         tape.push(frame)
                     });
                 }
                 Poll::Ready(None) => {
-                    self.end_turn(reader, None, |tape| tape.progress = Progress::Ended);
+                    self.end_turn(reader, None, |tape| {
+                        (tape.progress, tape.hint) = (Progress::Ended, hint);
+                    });
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    let failed = |tape: &mut Tape<B>| (tape.progress, tape.over) = (Progress::Failed, true);
+                    let failed = |tape: &mut Tape<B>| {
+                        let told = tape.reader == reader;
+                        (tape.progress, tape.hint, tape.over) = (Progress::Failed, hint, told);
+                    };
                     if self.end_turn(reader, None, failed) {
                         return Poll::Ready(Some(Err(error.into())));
                     }

@@ -271,7 +271,7 @@ where
                 StateProjection::Attempt { response } => {
                     let result = ready!(response.poll(cx)).map_err(Into::into);
                     match on(call).judge(result, this.stake) {
-                        Continue(None) => State::Wait { sleep: sleep_until(on(call).begins) },
+                        Continue(None) => State::until(on(call).begins),
                         Continue(Some(body)) => {
                             let Drain { bytes, time } = on(call).rules.drain;
                             State::Drain { body, left: bytes, timeout: sleep(time) }
@@ -285,7 +285,7 @@ where
                 }
                 StateProjection::Drain { body, left, timeout } => {
                     ready!(poll_drain(body, left, timeout, cx));
-                    State::Wait { sleep: sleep_until(on(call).begins) }
+                    State::until(on(call).begins)
                 }
                 StateProjection::Wait { sleep } => {
                     ready!(sleep.poll(cx));
@@ -308,6 +308,15 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+// === State ===
+
+impl<F, R> State<F, R> {
+    /// Tokio's timer is a millisecond coarse: what is due is not put to sleep.
+    fn until(begins: Instant) -> Self {
+        if begins > Instant::now() { Self::Wait { sleep: sleep_until(begins) } } else { Self::Ready }
     }
 }
 

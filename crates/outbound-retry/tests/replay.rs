@@ -279,6 +279,63 @@ async fn a_body_that_fails_or_panics_is_not_sent_again() {
     assert_eq!(Retries::of(&response).unwrap().gave_up(), Some(GaveUp::Body));
 }
 
+/// The first attempt's turn fails after the second has begun: the second must not take that for the end.
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_an_abandoned_attempt_meets_is_seen_by_the_next() {
+    let (entered, leave) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+    let body = Blocking { entered: entered.0, leave: leave.1.into(), frames: 0 };
+    let (attempts, mut received) = mpsc::unbounded_channel();
+    let service = tower::service_fn(move |request: Request<Replay<Blocking>>| {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        attempts.send((request, answer)).unwrap();
+        async move { Ok::<_, BoxError>(Response::builder().status(answered.await?).body(TestBody::new())?) }
+    });
+    let request = Request::put("http://example.com/").body(body).unwrap();
+    tokio::spawn(RetryLayer::new(eager()).layer(service).oneshot(request));
+    let (request, answer) = received.recv().await.unwrap();
+    let mut first = request.into_body();
+    first.frame().await.unwrap().unwrap();
+    let turn = std::thread::spawn(move || {
+        pin!(first)
+            .poll_frame(&mut Context::from_waker(Waker::noop()))
+            .map(|frame| frame.unwrap().unwrap_err())
+    });
+    entered.1.recv().unwrap();
+    answer.send(503).unwrap();
+    let mut second = received.recv().await.unwrap().0.into_body();
+    assert_eq!(second.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
+    assert!(pin!(&mut second).poll_frame(&mut Context::from_waker(Waker::noop())).is_pending(), "busy");
+    leave.0.send(()).unwrap();
+    assert!(turn.join().unwrap().is_ready(), "the first is stopped");
+    let lost = second.frame().await.unwrap().unwrap_err();
+    assert_eq!(lost.to_string(), "the request body failed in an earlier attempt, and cannot be read again");
+}
+
+/// Gives one frame; then stays in its next poll until it may leave, and fails.
+struct Blocking {
+    entered: std::sync::mpsc::Sender<()>,
+    leave: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+    frames: u8,
+}
+
+impl Body for Blocking {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
+        self.frames += 1;
+        if self.frames == 1 {
+            return Poll::Ready(Some(Ok(http_body::Frame::data("ab".into()))));
+        }
+        self.entered.send(()).unwrap();
+        self.leave.lock().unwrap().recv().unwrap();
+        Poll::Ready(Some(Err("broken".into())))
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_factory_makes_the_body_again_whatever_its_size() {
     let lives = Lives::new();
