@@ -165,7 +165,7 @@ impl Stake {
 
     /// Pays for one more attempt after a failure; without a budget it is free.
     pub(crate) fn withdraw(&mut self, kind: Option<Kind>) -> bool {
-        self.settle(false);
+        self.forfeit();
         let Some(ledger) = &self.ledger else { return true };
         self.paid = ledger.account().withdraw(kind);
         self.paid.is_some()
@@ -179,6 +179,11 @@ impl Stake {
         }
     }
 
+    /// What was paid for has brought nothing.
+    pub(crate) fn forfeit(&mut self) {
+        self.settle(false);
+    }
+
     fn settle(&mut self, succeeded: bool) {
         if let (Some(paid), Some(ledger)) = (self.paid.take(), &self.ledger) {
             ledger.account().settle(paid, succeeded);
@@ -188,7 +193,7 @@ impl Stake {
 
 impl Drop for Stake {
     fn drop(&mut self) {
-        self.settle(false);
+        self.forfeit();
         if let Some(purse) = &self.counted {
             purse.leave();
         }

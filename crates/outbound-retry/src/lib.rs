@@ -48,7 +48,9 @@
 mod answer;
 mod backoff;
 mod budget;
+pub mod cool_down;
 mod head;
+pub mod hedge;
 mod invalid;
 mod per_origin;
 mod policy;

@@ -101,6 +101,9 @@ struct Rules<P> {
     drain: Drain,
 }
 
+/// The result of the call, or what of the failed response is to be drained before the next attempt.
+type Verdict<A> = ControlFlow<Result<A, BoxError>, Option<<A as Answer>::Body>>;
+
 /// After an outcome: nothing more to do; wait so long and send this body; or why not, and how long the wait would have been.
 type Next<B> = Result<Option<(Duration, Replay<B>)>, (GaveUp, Option<Duration>)>;
 
@@ -339,12 +342,11 @@ where
         self.inner.call(request)
     }
 
-    /// Whether `result` is the call's, or else what of the failed response is to be drained.
     fn judge(
         &mut self,
         mut result: Result<S::Response, BoxError>,
         stake: &mut Stake,
-    ) -> ControlFlow<Result<S::Response, BoxError>, Option<<S::Response as Answer>::Body>> {
+    ) -> Verdict<S::Response> {
         self.take_stock(&result);
         let outcome = self.outcome(&result);
         let next = self.decide(&outcome, stake);

@@ -87,16 +87,17 @@ fn values() {
 #[test]
 fn rate_limits() {
     #[rustfmt::skip]
-    let table: &[(&str, &[(&'static str, &str)], Option<u64>)] = &[
-        ("none",                  &[],                                                         None),
-        ("seconds",               &[("x-ratelimit-reset", "30")],                              Some(30)),
-        ("Unix time",             &[("x-ratelimit-reset", "784111807")],                       Some(784_111_807)),
-        ("Unix time, past 2001",  &[("x-ratelimit-reset", "1700000030")],                      Some(1_700_000_030 - THEN)),
-        ("draft 2",               &[("ratelimit-reset", "50")],                                Some(50)),
-        ("draft 6",               &[("ratelimit", "limit=100, remaining=0, reset=50")],        Some(50)),
-        ("draft 9",               &[("ratelimit", "\"default\";r=0;t=12")],                    Some(12)),
-        ("the newest first",      &[("x-ratelimit-reset", "30"), ("ratelimit", "\"a\";t=1")],  Some(1)),
-        ("garbage",               &[("x-ratelimit-reset", "soon"), ("ratelimit", ";;t=x")],    None),
+    type Row = (&'static str, &'static [(&'static str, &'static str)], Option<u64>);
+    let table: &[Row] = &[
+        ("none", &[], None),
+        ("seconds", &[("x-ratelimit-reset", "30")], Some(30)),
+        ("Unix time", &[("x-ratelimit-reset", "784111807")], Some(784_111_807)),
+        ("Unix time, past 2001", &[("x-ratelimit-reset", "1700000030")], Some(1_700_000_030 - THEN)),
+        ("draft 2", &[("ratelimit-reset", "50")], Some(50)),
+        ("draft 6", &[("ratelimit", "limit=100, remaining=0, reset=50")], Some(50)),
+        ("draft 9", &[("ratelimit", "\"default\";r=0;t=12")], Some(12)),
+        ("the newest first", &[("x-ratelimit-reset", "30"), ("ratelimit", "\"a\";t=1")], Some(1)),
+        ("garbage", &[("x-ratelimit-reset", "soon"), ("ratelimit", ";;t=x")], None),
     ];
     for &(name, fields, wait) in table {
         let reset = rate_limit_reset(&headers(fields), at(THEN));

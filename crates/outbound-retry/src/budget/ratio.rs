@@ -121,7 +121,7 @@ impl Window {
                 |packed| (unpack(packed).0.saturating_add(SLOTS) <= turn).then(|| pack(turn - SLOTS, 0));
             let (_, held) = unpack(slot.load(Relaxed));
             if held != 0
-                && let Ok(packed) = slot.fetch_update(Relaxed, Relaxed, |packed| past(packed))
+                && let Ok(packed) = slot.fetch_update(Relaxed, Relaxed, past)
             {
                 self.balance.fetch_sub(i64::from(unpack(packed).1), Relaxed);
             }
