@@ -60,7 +60,10 @@ impl Head {
 
 impl Fields {
     fn of(map: &HeaderMap) -> Self {
-        let mut bytes = SmallVec::new();
+        let size = |(name, value): (&HeaderName, &HeaderValue)| {
+            2 * size_of::<usize>() + name.as_str().len() + value.len()
+        };
+        let mut bytes = SmallVec::with_capacity(map.iter().map(size).sum());
         for (name, value) in map {
             let (name, sensitive) = (name.as_str().as_bytes(), usize::from(value.is_sensitive()));
             bytes.extend_from_slice(&name.len().to_le_bytes());
