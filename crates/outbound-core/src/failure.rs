@@ -5,6 +5,7 @@ use std::{error::Error, time::Duration};
 use crate::{
     connection::ConnectionInfo,
     context::Attempt,
+    cooling_down::CoolingDown,
     elapsed::Elapsed,
     error::{chain, find},
     origin::{InvalidOrigin, Origin},
@@ -37,7 +38,7 @@ impl Failure {
             let delivery = elapsed.delivery();
             let snapshot = elapsed.snapshot().cloned().map(Box::new);
             Self { snapshot, ..Self::new(Kind::Timeout, elapsed.phase(), delivery) }
-        } else if find::<Overloaded>(error).is_some() {
+        } else if find::<Overloaded>(error).is_some() || find::<CoolingDown>(error).is_some() {
             Self::new(Kind::Overloaded, Phase::Queue, Delivery::NotSent)
         } else if find::<InvalidOrigin>(error).is_some() {
             Self::new(Kind::Invalid, Phase::Queue, Delivery::NotSent)

@@ -194,14 +194,7 @@ impl Upload {
             raw: Vec::new(),
             complete: body.is_end_stream(),
         });
-        Request::from_parts(
-            parts,
-            Upload {
-                body,
-                page: page.clone(),
-                request: index,
-            },
-        )
+        Request::from_parts(parts, Upload { body, page: page.clone(), request: index })
     }
 }
 
@@ -216,13 +209,9 @@ impl Body for Upload {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         let ended = frame.is_none() || this.body.is_end_stream();
-        let data = frame
-            .as_ref()
-            .and_then(|frame| frame.as_ref().ok()?.data_ref());
+        let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
         this.page.update(this.request, |request| {
-            request
-                .body
-                .extend_from_slice(data.map_or(&[], |data| data));
+            request.body.extend_from_slice(data.map_or(&[], |data| data));
             request.complete |= ended && !matches!(frame, Some(Err(_)));
         });
         Poll::Ready(frame)
@@ -249,9 +238,7 @@ impl AsyncRead for Watched {
         let read = ready!(Pin::new(&mut self.wire).poll_read(cx, buf));
         match (&read, before - buf.remaining()) {
             (Ok(()), 0) if before > 0 => self.entry.ended(Ended::ByPeerFin),
-            (Ok(()), n) => self
-                .entry
-                .connection(|connection| connection.bytes_in += n as u64),
+            (Ok(()), n) => self.entry.connection(|connection| connection.bytes_in += n as u64),
             (Err(error), _) => self.entry.ended(ended_by(error)),
         }
         Poll::Ready(read)
@@ -259,11 +246,7 @@ impl AsyncRead for Watched {
 }
 
 impl AsyncWrite for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<IoResult<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<IoResult<usize>> {
         let written = ready!(Pin::new(&mut self.wire).poll_write(cx, buf));
         if let Err(error) = &written {
             self.entry.ended(ended_by(error));
