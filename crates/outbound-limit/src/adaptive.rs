@@ -30,6 +30,26 @@ use crate::{
 /// the statuses 429, 503 and 504, timeouts once a connection is there or being opened, connections refused, HTTP/2 streams
 /// refused. Other failures, other 5xx, and calls that the caller dropped teach nothing. While less than half of the limit is
 /// in use none of the algorithms here lets it grow.
+///
+/// Each head takes one short lock, for the algorithm.
+///
+/// ```
+/// # use http::{Request, Response, StatusCode};
+/// # use outbound_limit::{AdaptiveLimitLayer, Aimd};
+/// # use tower::{Layer, ServiceExt, service_fn};
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), outbound_core::BoxError> {
+/// let layer = AdaptiveLimitLayer::new(Aimd::default().limits(1, 30, 200)?);
+/// let client = layer.layer(service_fn(async |_: Request<()>| {
+///     let mut response = Response::new(String::new());
+///     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+///     Ok::<_, std::convert::Infallible>(response)
+/// }));
+/// client.oneshot(Request::new(())).await?;
+/// assert_eq!(layer.handle().stats().limit, 27);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct AdaptiveLimitLayer<A> {
     limits: Adaptive<A>,

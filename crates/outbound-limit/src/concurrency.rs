@@ -265,11 +265,11 @@ impl Call {
         self,
         result: Result<Response<B>, BoxError>,
     ) -> Result<Response<OnEnd<B, Release>>, BoxError> {
-        if let Some((started, in_flight)) = self.clock {
-            if let Some(overloaded) = Verdict::of(&result).overloaded() {
-                let sample = Sample { started, rtt: started.elapsed(), in_flight, overloaded };
-                self.permit.held().learn(&sample);
-            }
+        if let Some((started, in_flight)) = self.clock
+            && let Some(overloaded) = Verdict::of(&result).overloaded()
+        {
+            let sample = Sample { started, rtt: started.elapsed(), in_flight, overloaded };
+            self.permit.held().learn(&sample);
         }
         let response = result?;
         let over = self.scope == Scope::Head || self.is_head || is_bodyless(&response);

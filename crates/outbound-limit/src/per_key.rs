@@ -61,6 +61,7 @@ struct ByKey<K>(Arc<Key<K>>);
 
 impl<K: Hash + Eq + Send + Sync, F> PerKey<K, F> {
     pub(crate) fn new(limit: usize, key_of: F) -> Self {
+        #[expect(clippy::mutable_key_type, reason = "hashed and compared by its key, which does not change")]
         let keys = HashSet::with_capacity(KEPT_KEYS);
         let known = Mutex::new(Known { keys, rejected: 0, longest_wait: Duration::ZERO });
         Self { keys: Arc::new(Keys { limit: AtomicUsize::new(limit), known }), key_of }

@@ -42,6 +42,28 @@ use crate::{
 /// Calls that find no token wait in line for one, or are turned away: at once where it is known that a token cannot come
 /// in time. `max_wait(Duration::ZERO)` makes that all of them. [`Overloaded`] says after how long there will be a token.
 ///
+/// ```
+/// # use std::time::Duration;
+/// # use http::{Request, Response};
+/// # use outbound_core::{Overloaded, find};
+/// # use outbound_limit::RateLimitLayer;
+/// # use tower::{Layer, ServiceExt, service_fn};
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), outbound_core::BoxError> {
+/// let layer = RateLimitLayer::new(10, Duration::from_secs(1))?.burst(1)?.max_wait(Duration::from_millis(150));
+/// let client = layer.layer(service_fn(async |_: Request<()>| {
+///     Ok::<_, std::convert::Infallible>(Response::new(()))
+/// }));
+/// let calls = [(); 3].map(|()| client.clone().oneshot(Request::new(())));
+/// let [first, second, third] = calls;
+/// let (first, second, third) = tokio::join!(first, second, third);
+/// assert!(first.is_ok() && second.is_ok());
+/// let error = third.unwrap_err();
+/// assert_eq!(find::<Overloaded>(&*error).unwrap().time_to_room(), Some(Duration::from_millis(100)));
+/// # Ok(())
+/// # }
+/// ```
+///
 /// Services made by one layer or its clones share the bucket. The timer ticks in milliseconds: while calls wait, a rate of more
 /// than a thousand a second is reached only with a burst of more than a thousandth of it.
 #[derive(Clone, Debug)]

@@ -80,8 +80,9 @@ async fn the_next_call_starts_when_the_body_has_ended() {
             Some(response)
         })
     };
-    let body: fn() -> TestBody = || TestBody::new().data("ab").data("cd");
-    let rows: [(&str, fn() -> TestBody, EndBody); 7] = [
+    type MakeBody = fn() -> TestBody;
+    let body: MakeBody = || TestBody::new().data("ab").data("cd");
+    let rows: [(&str, MakeBody, EndBody); 7] = [
         ("read to the end", body, read),
         ("dropped unread", body, dropped),
         ("dropped half read", body, half),

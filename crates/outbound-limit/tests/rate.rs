@@ -191,25 +191,32 @@ async fn nothing_is_sent_after_the_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn dropped_at_any_poll_it_leaves_the_line() {
-    let layer = layer();
-    let limiter = layer.handle();
-    let (service, probe) = limited(&layer);
-    for _ in 0..2 {
-        call(&service).await.unwrap();
+    for (name, ahead) in [("at the head of the line", 0), ("behind another", 1)] {
+        let layer = layer();
+        let limiter = layer.handle();
+        let (service, probe) = limited(&layer);
+        for _ in 0..2 {
+            call(&service).await.unwrap();
+        }
+        // Holds the head of the line, since nobody polls it again.
+        let mut line: Vec<_> = (0..ahead).map(|_| Box::pin(call(&service))).collect();
+        for call in &mut line {
+            assert!(poll_once(call.as_mut()).is_pending());
+        }
+        let mut polls = 0;
+        let done = cancel_at_each_poll(
+            50,
+            || async { call(&service).await.map(drop) },
+            async |k| {
+                polls = k;
+                assert_eq!(waiting(&limiter), ahead, "{name}, dropped at poll {k}");
+                probe.assert_idle();
+            },
+        )
+        .await;
+        assert_eq!(done.is_some(), ahead == 0, "{name}");
+        assert!(polls > 1, "{name}: {polls}");
     }
-    let mut dropped = 0;
-    let two = || async {
-        let (first, second) = (call(&service), call(&service));
-        let (first, second) = (pin!(first), pin!(second));
-        tokio::join!(first, second)
-    };
-    let done = cancel_at_each_poll(50, two, async |k| {
-        dropped = k;
-        assert_eq!(waiting(&limiter), 0, "dropped at poll {k}");
-        probe.assert_idle();
-    })
-    .await;
-    assert!(done.is_some_and(|(first, second)| first.is_ok() && second.is_ok()) && dropped > 1);
 }
 
 #[tokio::test(start_paused = true)]
