@@ -87,6 +87,8 @@ async fn close_is_no_reset_even_with_unread_bytes() {
     gate.open();
     assert_eq!(client.end().await, End::Fin(String::new()));
     assert_eq!(upstream.ended(0).await, Ended::ByUsFin);
+    // A reset behind the FIN would be an error waiting for the client's next write.
+    assert!(client.0.take_error().unwrap().is_none());
 }
 
 #[tokio::test]
@@ -473,6 +475,27 @@ async fn counts_sockets() {
     upstream.all_closed().await;
     assert_eq!((upstream.open(), upstream.max_open()), (0, 2));
     assert_eq!(upstream.sightings().connections.len(), 3);
+}
+
+/// Both sockets are in the backlog, the first one closed, before the server takes a look.
+#[tokio::test]
+async fn one_after_the_other_is_one_at_a_time() {
+    let upstream = Hostile::new(Script::hello()).start();
+    drop(std::net::TcpStream::connect(upstream.addr()).unwrap());
+    let _open = std::net::TcpStream::connect(upstream.addr()).unwrap();
+    upstream.accepted(2).await;
+    assert_eq!((upstream.open(), upstream.max_open()), (1, 1));
+}
+
+#[tokio::test]
+async fn all_closed_means_those_in_the_backlog_too() {
+    let upstream = Hostile::new(Script::hello()).start();
+    drop(std::net::TcpStream::connect(upstream.addr()).unwrap());
+    upstream.all_closed().await;
+    assert_eq!(
+        upstream.sightings().connections[0].ended,
+        Some(Ended::ByPeerFin)
+    );
 }
 
 #[tokio::test]
