@@ -122,3 +122,25 @@ fn wakers_are_run_and_dropped_outside_the_lock() {
     gate.leave(&fourth);
     assert!(gate.is_idle());
 }
+
+/// Asks for a permit while it is woken, when others are still in line for those that are free.
+struct Overtakes(Arc<Gate>, AtomicUsize);
+
+impl Wake for Overtakes {
+    fn wake(self: Arc<Self>) {
+        self.1.fetch_add(usize::from(self.0.try_acquire()), Relaxed);
+    }
+}
+
+#[test]
+fn nobody_overtakes_those_whose_permit_is_on_its_way() {
+    let gate = Arc::new(Gate::new(0));
+    let [first, second] = [(); 2].map(|()| join(&gate, Order::Fifo));
+    let overtakes = Arc::new(Overtakes(gate.clone(), AtomicUsize::new(0)));
+    assert_eq!(gate.poll(&first, &Waker::from(overtakes.clone())), Poll::Pending);
+    gate.resize(|| 2);
+    assert_eq!(overtakes.1.load(Relaxed), 0);
+    for ticket in [&first, &second] {
+        assert_eq!(gate.poll(ticket, Waker::noop()), Poll::Ready(Turn::Granted));
+    }
+}

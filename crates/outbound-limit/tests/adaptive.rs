@@ -11,7 +11,7 @@ use std::{
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use outbound_core::{BoxError, Elapsed, OnEnd, Overloaded, Phase};
+use outbound_core::{BoxError, Elapsed, Exchange, Kind, OnEnd, Overloaded, Phase, TransportError};
 use outbound_limit::{AdaptiveLimit, AdaptiveLimitLayer, Aimd, Algorithm, Release, Sample};
 use outbound_testkit::{Gate, Plan, Probe, TestBody, cancel_at_each_poll};
 use tokio::time::{Instant, advance};
@@ -69,6 +69,11 @@ async fn what_counts_as_overload() {
     fn failed(kind: io::ErrorKind) -> Plan {
         Plan::new().error_from(move || io::Error::from(kind))
     }
+    fn stream_refused() -> TransportError {
+        let exchange = Exchange::new();
+        exchange.refused();
+        TransportError::new(Kind::Reset, &exchange)
+    }
     let rows = [
         ("200", Plan::new(), Some(false)),
         ("404", Plan::new().status(404), Some(false)),
@@ -83,6 +88,7 @@ async fn what_counts_as_overload() {
         ("in a queue of ours too long", elapsed(Phase::Queue), None),
         ("no connection of the pool free in time", elapsed(Phase::Acquire), None),
         ("refused", failed(io::ErrorKind::ConnectionRefused), Some(true)),
+        ("a stream refused", Plan::new().error_from(stream_refused), Some(true)),
         ("reset", failed(io::ErrorKind::ConnectionReset), None),
         ("another limit of ours", Plan::new().error_from(|| Overloaded::new("pool", 1, 1)), None),
         ("anything else", Plan::new().error("broken"), None),
@@ -176,9 +182,9 @@ async fn the_limit_follows_the_algorithm() {
     recorder.set(3);
     gate.let_one_through();
     assert_eq!(turn(), (3, 3, 0), "it grows: all who wait start");
-    recorder.set(1);
+    recorder.set(0);
     gate.let_one_through();
-    assert_eq!(turn(), (1, 2, 0), "it shrinks under those in flight");
+    assert_eq!(turn(), (1, 2, 0), "it shrinks under those in flight, and 0 is taken for 1");
     gate.open();
     assert_eq!(turn(), (1, 0, 0));
 }

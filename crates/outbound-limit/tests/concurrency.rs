@@ -14,6 +14,7 @@ use http_body_util::BodyExt;
 use outbound_core::{BoxError, Deadline, Delivery, Elapsed, Failure, Kind, OnEnd, Overloaded, Phase, find};
 use outbound_limit::{ConcurrencyLimit, ConcurrencyLimitLayer, Limiter, Order, Release, Scope};
 use outbound_testkit::{Gate, Plan, Probe, ProbeHandle, TestBody, assert_body_contract, cancel_at_each_poll};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, advance};
 use tower::{Layer, Service, ServiceExt};
 
@@ -468,6 +469,71 @@ async fn dropped_at_any_poll_it_gives_everything_back() {
         assert_eq!(done.is_some(), limit == 1, "{name}");
         assert!(polls > 40, "{name}: {polls}");
     }
+}
+
+/// Twenty thousand steps at random: what is counted is what is alive, whatever the order of calls, polls, reads and drops.
+#[tokio::test(start_paused = true)]
+async fn what_is_in_use_is_what_is_alive() {
+    enum Alive<F> {
+        Calling(Pin<Box<F>>),
+        Reading(Answered, bool),
+    }
+    let mut random = StdRng::seed_from_u64(5);
+    let layer = ConcurrencyLimitLayer::new(3).max_waiting(5);
+    let limiter = layer.handle();
+    let gate = Gate::new("heads");
+    let body = || TestBody::new().data("a").trailer("b", "c");
+    let plans = [
+        Plan::new().body(body()),
+        Plan::new().wait(&gate).body(body()),
+        Plan::new().status(204),
+        Plan::new().error("broken"),
+        Plan::new().body(TestBody::new().data("a").error("broken")),
+    ];
+    let (mut service, probe) = limited(&layer, (0..5_000).map(|index| plans[index % 5].clone()));
+    let mut alive = Vec::new();
+    let mut rejected = 0;
+    for step in 0..20_000 {
+        let some = random.random_range(0..alive.len().max(1));
+        match random.random_range(0..5) {
+            0 => alive.push(Alive::Calling(Box::pin(ready(&mut service).await.call(request())))),
+            1 if !alive.is_empty() => drop(alive.swap_remove(some)),
+            2 => gate.let_one_through(),
+            _ if !alive.is_empty() => match &mut alive[some] {
+                Alive::Calling(call) => match poll_once(call.as_mut()) {
+                    Poll::Pending => {}
+                    Poll::Ready(Ok(response)) => {
+                        let ended = response.body().is_end_stream();
+                        alive[some] = Alive::Reading(response, ended);
+                    }
+                    Poll::Ready(Err(error)) => {
+                        rejected += u64::from(find::<Overloaded>(&*error).is_some());
+                        alive.swap_remove(some);
+                    }
+                },
+                Alive::Reading(response, ended) => {
+                    let frame = poll_once(pin!(response.body_mut().frame()));
+                    *ended |= matches!(frame, Poll::Ready(None | Some(Err(_))));
+                    *ended |= response.body().is_end_stream();
+                }
+            },
+            _ => {}
+        }
+        let reading = alive.iter().filter(|one| matches!(one, Alive::Reading(_, false))).count();
+        let calling = alive.iter().filter(|one| matches!(one, Alive::Calling(_))).count();
+        let stats = limiter.stats();
+        let running = probe.counts().futures;
+        assert!(stats.in_use <= 3 && stats.waiting <= 5, "step {step}: {stats:?}");
+        assert!(stats.in_use >= reading + running, "step {step}: {stats:?}, {reading} read, {running} run");
+        assert!(stats.in_use + stats.waiting <= reading + calling, "step {step}: {stats:?}");
+        assert!(
+            stats.waiting == 0 || stats.in_use == 3,
+            "step {step}: somebody waits for nothing: {stats:?}"
+        );
+    }
+    drop(alive);
+    assert_eq!(counts(&limiter), (0, 0));
+    assert!(rejected > 0 && probe.counts().calls > 1_000, "{rejected}, {:?}", probe.counts());
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     pin::{Pin, pin},
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use http::{Request, Response};
 use outbound_core::{BoxError, OnEnd, Origin, Overloaded, find};
 use outbound_limit::{ConcurrencyLimit, ConcurrencyLimitLayer, PerOrigin, Release};
 use outbound_testkit::{Plan, Probe, TestBody};
-use tower::{Layer, ServiceExt};
+use tower::{Layer, Service, ServiceExt};
 
 type Limited = ConcurrencyLimit<Probe, PerOrigin>;
 
@@ -140,4 +141,39 @@ async fn requests_without_an_origin_share_a_limit() {
     assert!(poll_once(pin!(call(&service, "/other"))).is_pending());
     assert_eq!((handle.keys(), handle.stats_of(&None).unwrap().in_use), (1, 1));
     drop(held);
+}
+
+#[test]
+fn threads_that_meet_at_a_key_neither_lose_it_nor_leave_it_behind() {
+    let layer = ConcurrencyLimitLayer::new(2).per_key(|request| request.uri.path().len() % 3);
+    let inside = [const { AtomicUsize::new(0) }; 3];
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (layer, inside) = (&layer, &inside);
+            scope.spawn(move || {
+                let service = layer.layer(tower::service_fn(|request: Request<usize>| async move {
+                    let key = request.into_body();
+                    assert!(inside[key].fetch_add(1, SeqCst) < 2, "two at once, for each key");
+                    tokio::task::yield_now().await;
+                    inside[key].fetch_sub(1, SeqCst);
+                    Ok::<_, BoxError>(Response::new(TestBody::new()))
+                }));
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+                runtime.block_on(async {
+                    for round in 0..500 {
+                        let key = (thread + round) % 3;
+                        let path = ["/aa", "/", "/a"][key];
+                        let request = Request::get(path).body(key).unwrap();
+                        if round % 7 == 0 {
+                            // Dropped in the middle, where it has not been able to count itself in or out.
+                            drop(service.clone().call(request));
+                        } else {
+                            service.clone().oneshot(request).await.unwrap();
+                        }
+                    }
+                });
+            });
+        }
+    });
+    assert_eq!((layer.handle().keys(), layer.handle().stats().in_use), (0, 0));
 }
