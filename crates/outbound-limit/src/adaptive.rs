@@ -17,10 +17,10 @@ use tower_layer::Layer;
 
 use crate::{
     algorithm::{Algorithm, Sample},
-    concurrency::{ConcurrencyLimit, Options, Scope},
+    concurrency::{ConcurrencyLimit, Options, who_counts},
     gate::Gate,
     limiter::Limits,
-    place::{Held, how_to_wait, who_goes_next},
+    place::{Held, how_to_wait},
     stats::Stats,
 };
 
@@ -78,14 +78,7 @@ impl<A: Algorithm> AdaptiveLimitLayer<A> {
     }
 
     how_to_wait!(options.patience);
-    who_goes_next!(options.patience);
-
-    /// Until when a call counts: [`Scope::Body`] by default.
-    #[must_use]
-    pub fn scope(mut self, scope: Scope) -> Self {
-        self.options.scope = scope;
-        self
-    }
+    who_counts!();
 
     /// The handle to watch it.
     pub fn handle(&self) -> Adaptive<A> {

@@ -20,7 +20,7 @@ use crate::{
     algorithm::Sample,
     limiter::{Limiter, Limits},
     per_key::{PerKey, PerOrigin},
-    place::{Asked, Patience, Permit, Release, Wait, how_to_wait, who_goes_next},
+    place::{Asked, Patience, Permit, Release, Wait, how_to_wait},
     request,
     verdict::Verdict,
 };
@@ -103,7 +103,8 @@ impl ConcurrencyLimitLayer {
         self.per_key(|parts| Origin::of(&parts.uri).ok())
     }
 
-    /// The limit is one of its own for each key that `key_of` gives a request.
+    /// The limit is one of its own for each key that `key_of` gives a request: the number is kept, nothing is shared with
+    /// the [`Limiter`] any more.
     ///
     /// ```
     /// # use outbound_limit::ConcurrencyLimitLayer;
@@ -123,14 +124,7 @@ impl ConcurrencyLimitLayer {
 
 impl<L: Limits> ConcurrencyLimitLayer<L> {
     how_to_wait!(options.patience);
-    who_goes_next!(options.patience);
-
-    /// Until when a call counts: [`Scope::Body`] by default.
-    #[must_use]
-    pub fn scope(mut self, scope: Scope) -> Self {
-        self.options.scope = scope;
-        self
-    }
+    who_counts!();
 
     /// What its calls are counted by: the handle to watch it and to change it.
     pub fn handle(&self) -> L
@@ -283,3 +277,24 @@ fn is_bodyless<B: Body>(response: &Response<B>) -> bool {
     matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         || response.body().size_hint().exact() == Some(0)
 }
+
+/// The options of a limit on calls under way.
+macro_rules! who_counts {
+    () => {
+        /// Who of those that wait goes next: [`Order::Fifo`](crate::Order::Fifo) by default.
+        #[must_use]
+        pub fn order(mut self, order: crate::Order) -> Self {
+            self.options.patience.order = order;
+            self
+        }
+
+        /// Until when a call counts: [`Scope::Body`](crate::Scope::Body) by default.
+        #[must_use]
+        pub fn scope(mut self, scope: crate::Scope) -> Self {
+            self.options.scope = scope;
+            self
+        }
+    };
+}
+
+pub(crate) use who_counts;

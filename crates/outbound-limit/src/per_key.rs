@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
             AtomicUsize,
-            Ordering::{Acquire, Release},
+            Ordering::{Acquire, Relaxed, Release},
         },
     },
     time::Duration,
@@ -27,7 +27,6 @@ use crate::{gate::Gate, limiter::Limits, place::Held, stats::Stats};
 ///
 /// A call takes one short lock to find its key, and one when it lets go of it. A key's `Hash` and `Eq` run under that lock
 /// and must not make calls themselves.
-#[derive(Clone)]
 pub struct PerKey<K, F = fn(&Parts) -> K> {
     keys: Arc<Keys<K>>,
     key_of: F,
@@ -51,6 +50,8 @@ struct Known<K> {
 /// A key in use. The circle that `keys` makes is broken when it is forgotten.
 struct Key<K> {
     key: K,
+    /// How many calls hold it. Changes under the lock of `keys` only.
+    calls: AtomicUsize,
     gate: Gate,
     keys: Arc<Keys<K>>,
 }
@@ -74,7 +75,6 @@ impl<K: Hash + Eq + Send + Sync, F> PerKey<K, F> {
         let known: Vec<_> = self.keys.lock().keys.iter().map(|key| key.0.clone()).collect();
         for key in known {
             key.gate.resize(|| self.keys.limit.load(Acquire));
-            key.let_go();
         }
     }
 
@@ -115,6 +115,12 @@ where
     }
 }
 
+impl<K, F: Clone> Clone for PerKey<K, F> {
+    fn clone(&self) -> Self {
+        Self { keys: self.keys.clone(), key_of: self.key_of.clone() }
+    }
+}
+
 impl<K: Hash + Eq + Send + Sync, F> fmt::Debug for PerKey<K, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PerKey").field("keys", &self.keys()).field("stats", &self.stats()).finish()
@@ -133,9 +139,11 @@ impl<K: Hash + Eq> Keys<K> {
     fn hold(this: &Arc<Self>, key: K) -> Arc<Key<K>> {
         let mut known = this.lock();
         if let Some(ByKey(key)) = known.keys.get(&key) {
+            key.calls.fetch_add(1, Relaxed);
             return key.clone();
         }
-        let key = Arc::new(Key { key, gate: Gate::new(this.limit.load(Acquire)), keys: this.clone() });
+        let (calls, gate) = (AtomicUsize::new(1), Gate::new(this.limit.load(Acquire)));
+        let key = Arc::new(Key { key, calls, gate, keys: this.clone() });
         known.keys.insert(ByKey(key.clone()));
         key
     }
@@ -148,12 +156,10 @@ impl<K: Hash + Eq + Send + Sync> Held for Key<K> {
         &self.gate
     }
 
-    /// References are made and dropped under the lock only, so that their count is exact: one is the set's, one ours.
     fn let_go(self: Arc<Self>) {
-        let keys = self.keys.clone();
-        let mut known = keys.lock();
-        if Arc::strong_count(&self) > 2 {
-            return drop(self);
+        let mut known = self.keys.lock();
+        if self.calls.fetch_sub(1, Relaxed) > 1 {
+            return;
         }
         let forgotten = known.keys.take(&self.key);
         known.rejected += self.gate.rejected();

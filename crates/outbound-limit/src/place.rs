@@ -214,15 +214,13 @@ impl AtEnd for Release {
     }
 }
 
-/// Envoy's `max_pending_requests`.
-pub(crate) const MAX_WAITING: usize = 1024;
-/// HikariCP's `connectionTimeout`.
-pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30);
+const MAX_WAITING: usize = 1024;
+const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// The options that every layer here has.
 macro_rules! how_to_wait {
     ($($patience:ident).+) => {
-        /// How many calls may wait: 1024 by default. One more is turned away at once:
+        /// How many calls may wait: 1024 by default, as in Envoy (`max_pending_requests`). One more is turned away at once:
         /// [`Overloaded`](outbound_core::Overloaded). With 0 nobody waits.
         #[must_use]
         pub fn max_waiting(mut self, max_waiting: usize) -> Self {
@@ -230,7 +228,8 @@ macro_rules! how_to_wait {
             self
         }
 
-        /// How long a call may wait: 30 s by default, [`Duration::MAX`](std::time::Duration::MAX) for ever. Then it is turned
+        /// How long a call may wait: 30 s by default, as in HikariCP (`connectionTimeout`);
+        /// [`Duration::MAX`](std::time::Duration::MAX) for ever. Then it is turned
         /// away: [`Overloaded`](outbound_core::Overloaded). With zero nobody waits. The request's
         /// [`Deadline`](outbound_core::Deadline) shortens it.
         #[must_use]
@@ -248,16 +247,4 @@ macro_rules! how_to_wait {
     };
 }
 
-/// Who goes next, where calls wait for each other.
-macro_rules! who_goes_next {
-    ($($patience:ident).+) => {
-        /// Who of those that wait goes next: [`Order::Fifo`](crate::Order::Fifo) by default.
-        #[must_use]
-        pub fn order(mut self, order: crate::Order) -> Self {
-            self.$($patience).+.order = order;
-            self
-        }
-    };
-}
-
-pub(crate) use {how_to_wait, who_goes_next};
+pub(crate) use how_to_wait;

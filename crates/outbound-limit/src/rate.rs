@@ -90,7 +90,6 @@ pub struct RateLimiter(Arc<Bucket>);
 ///
 /// A key is forgotten once its bucket is full again: not at the very moment, but before as many again have become known.
 /// A call takes one short lock to find its key, whose `Hash` and `Eq` run under it and must not make calls themselves.
-#[derive(Clone)]
 pub struct RatePerKey<K, F = fn(&Parts) -> K> {
     keys: Arc<Mutex<Keys<K>>>,
     key_of: F,
@@ -395,6 +394,12 @@ impl<K: Hash + Eq, F: Fn(&Parts) -> K> Rates for RatePerKey<K, F> {
         drop(keys);
         drop(forgotten);
         (Request::from_parts(parts, body), bucket)
+    }
+}
+
+impl<K, F: Clone> Clone for RatePerKey<K, F> {
+    fn clone(&self) -> Self {
+        Self { keys: self.keys.clone(), key_of: self.key_of.clone() }
     }
 }
 

@@ -476,7 +476,7 @@ async fn dropped_at_any_poll_it_gives_everything_back() {
 async fn what_is_in_use_is_what_is_alive() {
     enum Alive<F> {
         Calling(Pin<Box<F>>),
-        Reading(Answered, bool),
+        Reading(Box<Answered>, bool),
     }
     let mut random = StdRng::seed_from_u64(5);
     let layer = ConcurrencyLimitLayer::new(3).max_waiting(5);
@@ -504,7 +504,7 @@ async fn what_is_in_use_is_what_is_alive() {
                     Poll::Pending => {}
                     Poll::Ready(Ok(response)) => {
                         let ended = response.body().is_end_stream();
-                        alive[some] = Alive::Reading(response, ended);
+                        alive[some] = Alive::Reading(Box::new(response), ended);
                     }
                     Poll::Ready(Err(error)) => {
                         rejected += u64::from(find::<Overloaded>(&*error).is_some());

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     pin::{Pin, pin},
-    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    sync::Barrier,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -117,9 +117,12 @@ async fn the_limit_of_all_keys_changes() {
 
 #[tokio::test(start_paused = true)]
 async fn any_key_will_do() {
+    /// Not even `Clone`.
+    #[derive(PartialEq, Eq, Hash)]
+    struct Tenant(Vec<u8>);
     let layer = ConcurrencyLimitLayer::new(1)
         .max_waiting(0)
-        .per_key(|request| request.headers.get("tenant").map(|tenant| tenant.as_bytes().to_vec()));
+        .per_key(|request| request.headers.get("tenant").map(|tenant| Tenant(tenant.as_bytes().to_vec())));
     let (probe, _) = Probe::pair([Plan::new().body("held")]);
     let service = layer.layer(probe);
     let call = async |tenant: &'static str| {
@@ -143,37 +146,36 @@ async fn requests_without_an_origin_share_a_limit() {
     drop(held);
 }
 
+/// Each round four threads call the same key, and let go of it at once.
 #[test]
 fn threads_that_meet_at_a_key_neither_lose_it_nor_leave_it_behind() {
-    let layer = ConcurrencyLimitLayer::new(2).per_key(|request| request.uri.path().len() % 3);
-    let inside = [const { AtomicUsize::new(0) }; 3];
+    let layer = ConcurrencyLimitLayer::new(3).max_waiting(0).per_key(|_| ());
+    let handle = layer.handle();
+    let in_step = Barrier::new(THREADS);
     std::thread::scope(|scope| {
-        for thread in 0..4 {
-            let (layer, inside) = (&layer, &inside);
-            scope.spawn(move || {
-                let service = layer.layer(tower::service_fn(|request: Request<usize>| async move {
-                    let key = request.into_body();
-                    assert!(inside[key].fetch_add(1, SeqCst) < 2, "two at once, for each key");
-                    tokio::task::yield_now().await;
-                    inside[key].fetch_sub(1, SeqCst);
-                    Ok::<_, BoxError>(Response::new(TestBody::new()))
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                let mut service = layer.layer(tower::service_fn(|_: Request<()>| {
+                    std::future::ready(Ok::<_, BoxError>(Response::new(TestBody::from("held"))))
                 }));
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-                runtime.block_on(async {
-                    for round in 0..500 {
-                        let key = (thread + round) % 3;
-                        let path = ["/aa", "/", "/a"][key];
-                        let request = Request::get(path).body(key).unwrap();
-                        if round % 7 == 0 {
-                            // Dropped in the middle, where it has not been able to count itself in or out.
-                            drop(service.clone().call(request));
-                        } else {
-                            service.clone().oneshot(request).await.unwrap();
-                        }
+                for round in 0..5_000 {
+                    in_step.wait();
+                    let response = poll_once(pin!(service.call(Request::new(()))));
+                    let Poll::Ready(response) = response else { panic!("nobody waits") };
+                    if in_step.wait().is_leader() {
+                        let stats = handle.stats();
+                        assert_eq!((handle.keys(), stats.in_use), (1, 3), "round {round}");
+                        assert_eq!(stats.rejected, round + 1);
                     }
-                });
+                    in_step.wait();
+                    drop(response);
+                    if in_step.wait().is_leader() {
+                        assert_eq!(handle.keys(), 0, "round {round}");
+                    }
+                }
             });
         }
     });
-    assert_eq!((layer.handle().keys(), layer.handle().stats().in_use), (0, 0));
 }
+
+const THREADS: usize = 4;

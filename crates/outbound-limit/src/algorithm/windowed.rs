@@ -81,13 +81,13 @@ impl<A: Algorithm> Algorithm for Windowed<A> {
             return;
         }
         self.window.add(sample);
-        let end = sample.started + sample.rtt;
-        if self.ends.is_some_and(|ends| end <= ends) {
+        let end = sample.started.checked_add(sample.rtt);
+        if self.ends.is_some() && end <= self.ends {
             return;
         }
         let window = std::mem::replace(&mut self.window, Window::new());
         let length = window.fastest.saturating_mul(2).clamp(self.min_window, self.max_window);
-        self.ends = end.checked_add(length);
+        self.ends = end.and_then(|end| end.checked_add(length));
         if window.samples >= self.min_samples || window.overloaded {
             self.algorithm.update(&window.sample(sample.started));
         }
