@@ -25,6 +25,7 @@ pub struct Failure {
     phase: Option<Phase>,
     delivery: Delivery,
     late_by: Duration,
+    origin: Option<Origin>,
     snapshot: Option<Box<Snapshot>>,
 }
 
@@ -38,8 +39,12 @@ impl Failure {
             let delivery = elapsed.delivery();
             let snapshot = elapsed.snapshot().cloned().map(Box::new);
             Self { snapshot, ..Self::new(Kind::Timeout, elapsed.phase(), delivery) }
-        } else if find::<Overloaded>(error).is_some() || find::<CoolingDown>(error).is_some() {
-            Self::new(Kind::Overloaded, Phase::Queue, Delivery::NotSent)
+        } else if let Some(overloaded) = find::<Overloaded>(error) {
+            let origin = overloaded.origin().cloned();
+            Self { origin, ..Self::new(Kind::Overloaded, Phase::Queue, Delivery::NotSent) }
+        } else if let Some(cooling) = find::<CoolingDown>(error) {
+            let origin = Some(cooling.origin().clone());
+            Self { origin, ..Self::new(Kind::Overloaded, Phase::Queue, Delivery::NotSent) }
         } else if find::<InvalidOrigin>(error).is_some() {
             Self::new(Kind::Invalid, Phase::Queue, Delivery::NotSent)
         } else {
@@ -71,7 +76,7 @@ impl Failure {
 
     /// Where the request was going, if the error tells.
     pub fn origin(&self) -> Option<&Origin> {
-        self.snapshot()?.origin.as_ref()
+        self.origin.as_ref().or_else(|| self.snapshot()?.origin.as_ref())
     }
 
     /// The connection it was on, if the error tells.
@@ -95,7 +100,7 @@ impl Failure {
     }
 
     pub(crate) fn new(kind: Kind, phase: impl Into<Option<Phase>>, delivery: Delivery) -> Self {
-        Self { kind, phase: phase.into(), delivery, late_by: Duration::ZERO, snapshot: None }
+        Self { kind, phase: phase.into(), delivery, late_by: Duration::ZERO, origin: None, snapshot: None }
     }
 
     fn told(kind: Kind, snapshot: &Snapshot) -> Self {
