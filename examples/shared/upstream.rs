@@ -56,6 +56,8 @@ impl Upstream {
             .args(["--serve", mood])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // Ctrl-C is for the client alone: the server is asked for its count afterwards.
+            .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
         let stdout = child.stdout.take().expect("piped");
@@ -104,9 +106,12 @@ pub async fn serve(mood: Mood) -> io::Result<()> {
                 };
                 let seen = seen.clone();
                 tokio::spawn(async move {
+                    let mut socket = socket;
                     // How it ended is the client's to tell.
-                    let _ = converse(socket, mood, StdRng::seed_from_u64(seed), &seen).await;
+                    let _ = converse(&mut socket, mood, StdRng::seed_from_u64(seed), &seen).await;
+                    // Counted out before the client can know of it and open another.
                     seen.lock().unwrap().open -= 1;
+                    drop(socket);
                 });
             }
         }
@@ -129,12 +134,12 @@ pub async fn serve(mood: Mood) -> io::Result<()> {
 }
 
 /// Answers requests until the client closes, or this server's patience with an idle connection ends.
-async fn converse(mut socket: TcpStream, mood: Mood, mut rng: StdRng, seen: &Mutex<Seen>) -> io::Result<()> {
+async fn converse(socket: &mut TcpStream, mood: Mood, mut rng: StdRng, seen: &Mutex<Seen>) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let mut buffer = Vec::new();
     let mut patience = Duration::from_secs(3600);
     loop {
-        let call = match tokio::time::timeout(patience, read_request(&mut socket, &mut buffer)).await {
+        let call = match tokio::time::timeout(patience, read_request(socket, &mut buffer)).await {
             Ok(Ok(Some(call))) => call,
             Ok(Ok(None)) => return Ok(()),
             Ok(Err(error)) => return Err(error),

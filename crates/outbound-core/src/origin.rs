@@ -21,6 +21,8 @@ use http::{Uri, uri::Authority};
 pub struct Origin {
     https: bool,
     port: u16,
+    /// Where the host ends in `authority`.
+    host: usize,
     /// `host` or `host:port`, and nothing else.
     authority: Authority,
 }
@@ -54,31 +56,32 @@ impl Origin {
             None => return Err(InvalidOrigin::NoScheme),
         };
         let authority = uri.authority().ok_or(InvalidOrigin::NoHost)?;
-        let host = authority.host();
-        if host.is_empty() {
+        if authority.as_str().bytes().any(|byte| byte == b'@' || byte.is_ascii_uppercase()) {
+            let (_, plain) = authority.as_str().rsplit_once('@').unwrap_or(("", authority.as_str()));
+            let plain = plain.to_ascii_lowercase().parse().map_err(|_| InvalidOrigin::NoHost)?;
+            Self::plain(https, plain)
+        } else {
+            Self::plain(https, authority.clone())
+        }
+    }
+
+    /// Of an authority without userinfo and capitals.
+    fn plain(https: bool, authority: Authority) -> Result<Self, InvalidOrigin> {
+        let text = authority.as_str();
+        // A colon before the bracket belongs to an IPv6 address.
+        let (host, port) = match text.rfind([':', ']']) {
+            Some(colon) if text.as_bytes()[colon] == b':' => (colon, &text[colon + 1..]),
+            _ => (text.len(), ""),
+        };
+        let port = match port {
+            "" if https => 443,
+            "" => 80,
+            digits => digits.parse().ok().filter(|&port| port > 0).ok_or(InvalidOrigin::BadPort)?,
+        };
+        if host == 0 {
             return Err(InvalidOrigin::NoHost);
         }
-        let after_host = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, rest)| rest);
-        let port = match (authority.port_u16(), after_host.strip_prefix(host)) {
-            (Some(0), _) => return Err(InvalidOrigin::BadPort),
-            (Some(port), _) => port,
-            (None, Some("" | ":")) => {
-                if https {
-                    443
-                } else {
-                    80
-                }
-            }
-            (None, _) => return Err(InvalidOrigin::BadPort),
-        };
-        let plain = after_host.len() == authority.as_str().len()
-            && !host.bytes().any(|byte| byte.is_ascii_uppercase());
-        let authority = if plain {
-            authority.clone()
-        } else {
-            after_host.to_ascii_lowercase().parse().map_err(|_| InvalidOrigin::NoHost)?
-        };
-        Ok(Self { https, port, authority })
+        Ok(Self { https, port, host, authority })
     }
 
     /// Whether its scheme is `https`.
@@ -93,7 +96,7 @@ impl Origin {
 
     /// The host, in lower case; an IPv6 address keeps its brackets.
     pub fn host(&self) -> &str {
-        self.authority.host()
+        &self.authority.as_str()[..self.host]
     }
 
     /// The port, the scheme's default where the URI named none.

@@ -16,7 +16,12 @@ use outbound_core::{
     BoxError, CallSite, Deadline, Exchange, Failure, Idempotent, Kind, Origin, Phase, TransportError,
 };
 
-use crate::{body::Body, connection::Lease, slots::Ticket, upload::Upload};
+use crate::{
+    body::Body,
+    connection::Lease,
+    slots::Ticket,
+    upload::{Keep, Upload},
+};
 
 /// A request on its way through the pool.
 pub(crate) struct Call {
@@ -125,13 +130,18 @@ impl Sending {
         let bytes_in = exchange.bytes_in();
         connection.wire.begin(exchange.clone(), request.body().has_body());
         connection.exchange = Some(exchange);
+        // Whatever has been idle, the server may have closed meanwhile: even what has served nobody yet.
+        let is_used = connection.served > 0 || idle_since.is_some();
+        let keep = match (is_used, is_idempotent) {
+            (false, _) => Keep::Nothing,
+            (true, false) => Keep::Unsent,
+            (true, true) => Keep::Small,
+        };
         prepare(&mut request, &connection.host);
         let length = content_length(request.headers());
-        request.body_mut().on(connection.wire.clone(), length);
+        request.body_mut().on(&connection.wire, length, keep);
         let closes = has_token(request.headers(), "close");
-        // Whatever has been idle, the server may have closed meanwhile: even what has served nobody yet.
-        let was_idle = connection.served > 0 || idle_since.is_some();
-        let again = was_idle.then(|| {
+        let again = is_used.then(|| {
             connection.fields.clear();
             connection
                 .fields
@@ -155,6 +165,7 @@ impl Sending {
     fn answered(&mut self, lease: Lease, head: Response<Incoming>) -> Response<Body> {
         let (mut parts, incoming) = head.into_parts();
         let reusable = !self.closes && is_reusable(parts.status, parts.version, &parts.headers);
+        drop(lease.wire.take_rest());
         if let Some(exchange) = &lease.exchange {
             exchange.enter(Phase::Body);
             // What hyper put there may be there already.
@@ -220,7 +231,8 @@ impl Broken {
     /// The call, to be sent on another connection and with its old place in the queue; else the error for the caller.
     ///
     /// A connection that had been idle and died without a byte of response was closed by the server meanwhile (RFC 9112, 9.3.1). The
-    /// request goes out once more if not a byte of it was written, or if it is idempotent and had no body to be lost (rule A).
+    /// request goes out once more if not a byte of it was written, or if it is idempotent, and what was taken of its body is still there
+    /// (rule A).
     pub(crate) async fn recover(self) -> Result<(Call, Ticket), BoxError> {
         let Self { mut sending, mut lease, error, returned } = self;
         let exchange = lease.exchange.take().expect("a connection with an exchange");
@@ -234,7 +246,7 @@ impl Broken {
         let request = match returned {
             Some(request) => request.map(Upload::take),
             None if again.resent => return Err(failed(&exchange, error, is_silent)),
-            None if is_untouched || (is_idempotent && !again.had_body) => {
+            None if is_untouched || is_idempotent => {
                 let mut fields = mem::take(&mut lease.fields);
                 let wire = lease.wire.clone();
                 let had_body = again.had_body;

@@ -22,13 +22,30 @@ pub(crate) struct Upload {
     wire: Option<Arc<Wire>>,
     /// What its `Content-Length` leaves to be sent, if it has one.
     left: Option<u64>,
+    keep: Keep,
 }
 
-/// What is still to be sent: frames that were taken but not written, then the body itself.
+/// For how long what has been taken is kept for a second try.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// There will be none.
+    #[default]
+    Nothing,
+    /// Until a byte of the request has been written.
+    Unsent,
+    /// Likewise, and then as long as it is not more than [`REPLAY`]: the request is idempotent.
+    Small,
+}
+
+/// What is to be sent (again): frames that were taken before, then what is left of the body.
 pub(crate) struct Rest {
     taken: Vec<Frame<Bytes>>,
     /// How many of `taken` have been handed out (again).
     given: usize,
+    /// Bytes in `taken`.
+    size: usize,
+    /// Frames have been handed out that are not in `taken`: it cannot start again.
+    is_lost: bool,
     body: Erased,
 }
 
@@ -52,14 +69,16 @@ impl Upload {
         if body.is_end_stream() {
             return Self::default();
         }
-        Self::from(Rest { taken: Vec::new(), given: 0, body: Box::pin(Erase { body }) })
+        let (taken, body) = (Vec::new(), Box::pin(Erase { body }));
+        Self::from(Rest { taken, given: 0, size: 0, is_lost: false, body })
     }
 
     /// It goes over `wire`, and is announced to be so long.
-    pub(crate) fn on(&mut self, wire: Arc<Wire>, length: Option<u64>) {
+    pub(crate) fn on(&mut self, wire: &Arc<Wire>, length: Option<u64>, keep: Keep) {
         self.left = length;
         if self.rest.is_some() {
-            self.wire = Some(wire);
+            self.wire = Some(wire.clone());
+            self.keep = keep;
         }
     }
 
@@ -70,14 +89,14 @@ impl Upload {
     /// Off its connection, without telling it.
     pub(crate) fn take(mut self) -> Self {
         self.wire = None;
-        Self { rest: self.rest.take(), wire: None, left: None }
+        Self { rest: self.rest.take(), wire: None, left: None, keep: Keep::Nothing }
     }
 }
 
 impl From<Rest> for Upload {
     fn from(mut rest: Rest) -> Self {
         rest.given = 0;
-        Self { rest: Some(rest), wire: None, left: None }
+        Self { rest: Some(rest), wire: None, left: None, keep: Keep::Nothing }
     }
 }
 
@@ -91,8 +110,13 @@ impl Body for Upload {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
-        let may_move = this.wire.as_ref().is_some_and(|wire| wire.is_untouched());
-        let frame = ready!(rest.poll_frame(may_move, cx));
+        let is_untouched = || this.wire.as_ref().is_some_and(|wire| wire.is_untouched());
+        let keep = match this.keep {
+            Keep::Unsent | Keep::Small if is_untouched() => usize::MAX,
+            Keep::Small => REPLAY,
+            Keep::Unsent | Keep::Nothing => 0,
+        };
+        let frame = ready!(rest.poll_frame(keep, cx));
         if let (Some(Ok(frame)), Some(left)) = (&frame, &mut this.left) {
             let data = frame.data_ref().map_or(0, |data| data.len() as u64);
             match left.checked_sub(data) {
@@ -120,7 +144,7 @@ impl Body for Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         if let (Some(rest), Some(wire)) = (self.rest.take(), self.wire.take()) {
-            wire.cut_off(rest);
+            wire.cut_off(Some(rest).filter(|rest| !rest.is_lost));
         }
     }
 }
@@ -128,24 +152,26 @@ impl Drop for Upload {
 // === Rest ===
 
 impl Rest {
-    /// The next frame; a copy (of the handle, not the bytes) is kept as long as the request may move to another connection.
+    /// The next frame. A copy (of the handle, not the bytes) is kept as long as all that were taken are not more than `keep` bytes.
     fn poll_frame(
         &mut self,
-        may_move: bool,
+        keep: usize,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(frame) = self.taken.get(self.given) {
             self.given += 1;
             return Poll::Ready(Some(Ok(copy(frame))));
         }
-        if !may_move {
-            self.taken = Vec::new();
-            self.given = 0;
-        }
         let frame = ready!(self.body.as_mut().poll_frame(cx));
-        if let (true, Some(Ok(frame))) = (may_move, &frame) {
-            self.taken.push(copy(frame));
-            self.given += 1;
+        if let Some(Ok(frame)) = &frame {
+            self.size = self.size.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+            self.is_lost |= self.size > keep;
+            if self.is_lost {
+                (self.taken, self.given) = (Vec::new(), 0);
+            } else {
+                self.taken.push(copy(frame));
+                self.given += 1;
+            }
         }
         Poll::Ready(frame)
     }
@@ -214,3 +240,6 @@ where
         self.body.size_hint()
     }
 }
+
+/// How much of an idempotent request's body is kept while it may have to be sent again.
+const REPLAY: usize = 64 * 1024;

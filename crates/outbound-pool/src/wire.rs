@@ -24,7 +24,7 @@ struct Current {
     uploading: bool,
     /// `Exchange::bytes_out` when this connection took it.
     base: u64,
-    /// The request body, given back because not a byte of the request had been written.
+    /// The request body, given back in a state in which it can be sent again.
     rest: Option<Rest>,
 }
 
@@ -66,14 +66,14 @@ impl Wire {
         self.lock().uploading = false;
     }
 
-    /// The request body is dropped: at its announced length, which may be before it says that it is over, or with its connection.
-    /// It is kept if the request can still be sent elsewhere.
-    pub(crate) fn cut_off(&self, rest: Rest) {
+    /// The request body is dropped by hyper: at its end, at its announced length, which may be before it says that it is over, or with
+    /// its connection. `rest` is what can be sent again.
+    pub(crate) fn cut_off(&self, rest: Option<Rest>) {
         let mut current = self.lock();
         current.uploading = false;
-        let rest = if current.is_untouched() { current.rest.replace(rest) } else { Some(rest) };
+        let replaced = std::mem::replace(&mut current.rest, rest);
         drop(current);
-        drop(rest);
+        drop(replaced);
     }
 
     /// The request body that was given back.

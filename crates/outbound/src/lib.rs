@@ -2,11 +2,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub use outbound_core::*;
+#[cfg(feature = "pool")]
+#[doc(inline)]
+pub use outbound_pool::{self as pool, Pool};
 
-/// The connection pool.
-#[cfg(feature = "pool")]
-pub mod pool {
-    pub use outbound_pool::*;
-}
-#[cfg(feature = "pool")]
-pub use outbound_pool::Pool;
+#[doc = include_str!("../DESIGN.md")]
+pub mod design {}

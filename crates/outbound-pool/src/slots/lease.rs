@@ -151,7 +151,7 @@ impl<K: Clone + Eq + Hash, C> Waiting<K, C> {
 
     /// What it was handed is dead: it waits on, at its old place.
     pub(crate) fn requeue(&mut self) {
-        self.slots.with(|state, fx| state.requeue(self.waiter, fx));
+        self.slots.with(|state, fx| state.requeue(self.waiter, Instant::now(), fx));
     }
 }
 

@@ -59,7 +59,7 @@ impl<K: Clone + Eq + Hash, C> Slots<K, C> {
         self.ask(key, Ask { ticket: None, fresh: false, site, now: Instant::now() })
     }
 
-    /// Asks again from the old place in the queue. With `fresh`, nothing from the shelf: a connection from there has just failed.
+    /// Asks again from the old place in the queue. With `fresh`, only a connection of its own will do: a used one has just failed.
     pub(crate) fn reacquire(
         self: &Arc<Self>,
         key: &K,

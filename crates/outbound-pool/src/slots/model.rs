@@ -161,7 +161,7 @@ mod random {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(600) })]
 
         #[test]
         fn invariants_hold_after_every_move(limits in limits(), moves in moves()) {
@@ -333,6 +333,19 @@ mod told {
     }
 
     #[test]
+    fn what_was_handed_dead_is_made_good_by_one_that_is_idle_meanwhile() {
+        let slots = machine(2, 2);
+        let (_first, held) = open(&slots, "a", 1);
+        let (_second, other) = open(&slots, "a", 2);
+        let mut waiting = wait(&slots, "a");
+        held.release();
+        other.release();
+        drop(lease(&mut waiting));
+        waiting.requeue();
+        assert_eq!(*lease(&mut waiting), 2);
+    }
+
+    #[test]
     fn a_connection_is_counted_until_its_socket_is_closed() {
         let slots = machine(1, 1);
         let (socket, held) = open(&slots, "a", 1);
@@ -441,6 +454,24 @@ mod told {
         };
         assert!(poll(&mut fresh).is_pending());
         drop(socket);
+        drop(slot(&mut fresh));
+    }
+
+    #[test]
+    fn who_wants_a_fresh_connection_is_not_handed_a_used_one_but_given_its_room() {
+        let slots = machine(2, 2);
+        let (first, held) = open(&slots, "a", 1);
+        let (_second, other) = open(&slots, "a", 2);
+        let ticket = slots.with(|state, _| state.next_ticket());
+        let Ok(Acquire::Later(mut fresh)) = slots.reacquire(&"a", None, ticket, true) else {
+            panic!("a fresh one was asked for")
+        };
+        let mut younger = wait(&slots, "a");
+        held.release();
+        assert!(poll(&mut fresh).is_pending() && poll(&mut younger).is_pending(), "the first makes room");
+        other.release();
+        assert_eq!(*lease(&mut younger), 2, "the second is not needed for that");
+        drop(first);
         drop(slot(&mut fresh));
     }
 

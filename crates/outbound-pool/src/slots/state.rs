@@ -52,10 +52,12 @@ struct Host<K> {
     key: K,
     counts: Counts,
     shelf: List<HOST>,
-    /// Registered waiters that have not been handed a connection.
+    /// Registered waiters that can be handed a connection, and have not been.
     queue: BTreeMap<Ticket, usize>,
-    /// Those of them that have no dial of their own either.
+    /// Registered waiters that have no dial of their own.
     undialed: BTreeMap<Ticket, usize>,
+    /// How many of those want a fresh connection, and so are not in `queue`.
+    fresh: usize,
     /// All registered waiters.
     registered: usize,
     /// Its entry in `State::blocked`.
@@ -86,6 +88,8 @@ enum Stage<C> {
 struct Waiter<C> {
     host: usize,
     ticket: Ticket,
+    /// Only a connection of its own will do.
+    fresh: bool,
     site: Option<CallSite>,
     waker: Option<Waker>,
     grant: Option<Grant<C>>,
@@ -138,7 +142,7 @@ pub(super) struct Effects<C> {
 pub(super) struct Ask {
     /// Its old place, if it has had one.
     pub(super) ticket: Option<Ticket>,
-    /// Nothing from the shelf, please: a connection from there has just failed.
+    /// Only a connection of its own will do: one that had been used before has just failed.
     pub(super) fresh: bool,
     pub(super) site: Option<CallSite>,
     pub(super) now: Instant,
@@ -175,15 +179,13 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
         }
         let ticket = ask.ticket.unwrap_or_else(|| next(&mut self.tickets));
         if let Some(index) = idle {
-            let (connection, since) = self.unshelve(index, Stage::active(ask.now, ask.site));
-            let id = self.id(index);
-            self.totals.reused += 1;
-            return Ok(Acquired::Now(ticket, Reuse { id, connection, idle_since: Some(since) }));
+            return Ok(Acquired::Now(ticket, self.take_idle(index, ask.now, ask.site)));
         }
         let host = host.unwrap_or_else(|| self.open_host(key));
         let waiter = self.waiters.insert(Waiter {
             host,
             ticket,
+            fresh: ask.fresh,
             site: ask.site,
             waker: None,
             grant: None,
@@ -230,21 +232,25 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
         }
     }
 
-    /// The connection the waiter was handed is dead: it takes its old place again.
-    pub(super) fn requeue(&mut self, waiter: usize, fx: &mut Effects<C>) {
-        self.enqueue(waiter);
+    /// The connection the waiter was handed is dead: it takes another that is idle by now, or its old place again.
+    pub(super) fn requeue(&mut self, waiter: usize, now: Instant, fx: &mut Effects<C>) {
+        let Waiter { host, site, .. } = self.waiters[waiter];
+        match self.hosts[host].shelf.newest() {
+            Some(idle) => {
+                let reuse = self.take_idle(idle, now, site);
+                self.grant(waiter, Grant::Reuse(reuse), fx);
+            }
+            None => self.enqueue(waiter),
+        }
         self.settle(fx);
     }
 
     /// The waiter goes, and what it had been granted goes on to the next.
     pub(super) fn deregister(&mut self, waiter: usize, now: Instant, fx: &mut Effects<C>) {
-        let Waiter { host, ticket, grant, waker, .. } = self.waiters.remove(waiter);
+        self.withdraw(waiter);
+        let Waiter { host, grant, waker, .. } = self.waiters.remove(waiter);
         fx.forget = waker;
-        let entry = &mut self.hosts[host];
-        entry.registered -= 1;
-        entry.queue.remove(&ticket);
-        self.undialed -= usize::from(entry.undialed.remove(&ticket).is_some());
-        self.reindex(host);
+        self.hosts[host].registered -= 1;
         match grant {
             Some(Grant::Reuse(Reuse { id, connection, .. })) => self.release(id, connection, now, fx),
             Some(Grant::Dial(id)) => self.free(id, fx),
@@ -276,8 +282,12 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
                 self.totals.evicted += 1;
                 self.give_up(id.index, connection, fx);
             }
-            Some((ticket, waiter)) => {
-                self.unqueue(host, ticket);
+            _ if self.owes_room(host) => {
+                self.totals.evicted += 1;
+                self.give_up(id.index, connection, fx);
+            }
+            Some((_, waiter)) => {
+                self.withdraw(waiter);
                 let site = self.waiters[waiter].site;
                 self.move_to(id.index, Stage::active(now, site));
                 self.handed_on += 1;
@@ -375,12 +385,19 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
             })
     }
 
+    /// Whether a waiter wants a connection of its own to this host, which others fill, and none of them is being closed for it.
+    fn owes_room(&self, host: usize) -> bool {
+        let Host { counts, fresh, .. } = &self.hosts[host];
+        counts.open() >= self.limits.per_host && *fresh > counts.closing
+    }
+
     fn grant_dial(&mut self, host: usize, fx: &mut Effects<C>) {
         let Some((ticket, waiter)) = self.hosts[host].undialed.pop_first() else {
             unreachable!("a blocked host has a waiter without a dial")
         };
         debug_assert_eq!(self.waiters[waiter].ticket, ticket);
         self.undialed -= 1;
+        self.hosts[host].fresh -= usize::from(self.waiters[waiter].fresh);
         let serial = next(&mut self.serials);
         let record = Record { host, serial, stage: Stage::Dialing, links: Links::default() };
         let index = self.records.insert(record);
@@ -399,20 +416,28 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
     }
 
     fn enqueue(&mut self, waiter: usize) {
-        let Waiter { host, ticket, dialing, .. } = self.waiters[waiter];
+        let Waiter { host, ticket, dialing, fresh, .. } = self.waiters[waiter];
         let entry = &mut self.hosts[host];
-        entry.queue.insert(ticket, waiter);
+        if !fresh {
+            entry.queue.insert(ticket, waiter);
+        }
         if !dialing {
             entry.undialed.insert(ticket, waiter);
+            entry.fresh += usize::from(fresh);
             self.undialed += 1;
         }
         self.reindex(host);
     }
 
-    fn unqueue(&mut self, host: usize, ticket: Ticket) {
+    /// Out of the queues; it stays registered.
+    fn withdraw(&mut self, waiter: usize) {
+        let Waiter { host, ticket, fresh, .. } = self.waiters[waiter];
         let entry = &mut self.hosts[host];
         entry.queue.remove(&ticket);
-        self.undialed -= usize::from(entry.undialed.remove(&ticket).is_some());
+        if entry.undialed.remove(&ticket).is_some() {
+            entry.fresh -= usize::from(fresh);
+            self.undialed -= 1;
+        }
         self.reindex(host);
     }
 
@@ -437,6 +462,12 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
             fx.close.push(connection);
             self.totals.surplus += 1;
         }
+    }
+
+    fn take_idle(&mut self, index: usize, now: Instant, site: Option<CallSite>) -> Reuse<C> {
+        let (connection, since) = self.unshelve(index, Stage::active(now, site));
+        self.totals.reused += 1;
+        Reuse { id: self.id(index), connection, idle_since: Some(since) }
     }
 
     fn unshelve(&mut self, index: usize, stage: Stage<C>) -> (C, Instant) {
@@ -509,6 +540,7 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
             shelf: List::new(),
             queue: BTreeMap::new(),
             undialed: BTreeMap::new(),
+            fresh: 0,
             registered: 0,
             blocked: None,
         });
@@ -611,6 +643,10 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
             assert!(counts.open() + host.registered > 0, "a cold host is kept");
             let registered = self.waiters.iter().filter(|(_, waiter)| waiter.host == key).count();
             assert_eq!(registered, host.registered, "registered");
+            let fresh = host.undialed.values().filter(|&&waiter| self.waiters[waiter].fresh).count();
+            assert_eq!(fresh, host.fresh, "fresh");
+            assert!(counts.idle == 0 || host.queue.is_empty(), "idle while one waits for it");
+            assert!(counts.idle == 0 || !self.owes_room(key), "idle while one waits for its room");
             let host_full = counts.open() >= self.limits.per_host;
             let all_full = open >= self.limits.total;
             assert!(host.undialed.is_empty() || host_full || all_full, "a waiter waits while there is room");
