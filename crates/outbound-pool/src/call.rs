@@ -5,10 +5,13 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use http::{Request, Response, Uri};
-use outbound_core::{BoxError, Elapsed, InvalidOrigin, Kind, Origin, Overloaded, Phase, TransportError};
+use outbound_core::{
+    BoxError, Elapsed, Exchange, InvalidOrigin, Kind, Origin, Overloaded, Phase, TransportError,
+};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -17,7 +20,7 @@ use crate::{
     connection::{Lease, Opened, Slot, Waiting},
     pool::Shared,
     sending::{Broken, Call, Sending},
-    slots::{Acquire, Ticket, Turn},
+    slots::{Acquire, Full, Ticket, Turn},
 };
 
 /// The response to come, of [`Pool`](crate::Pool).
@@ -65,9 +68,7 @@ impl<C: Connect> Future for ResponseFuture<C> {
                 State::Begin(call) => {
                     let call = call.take().expect("polled after it had ended")?;
                     if call.deadline.is_past() {
-                        return Poll::Ready(
-                            Err(Elapsed::new(Phase::Queue, std::time::Duration::ZERO).into()),
-                        );
+                        return Poll::Ready(Err(Elapsed::new(Phase::Queue, Duration::ZERO).into()));
                     }
                     this.state = match this.shared.acquire(&call)? {
                         Acquire::Now(lease) => State::Warm(Sending::new(lease, call)),
@@ -133,29 +134,25 @@ impl<C: Connect> Shared<C> {
             let ticket = lease.bury();
             acquired = self.slots.reacquire(&call.origin, call.site, ticket, false);
         }
-        acquired.map_err(|full| self.overloaded(full.waiting))
+        acquired.map_err(overloaded)
     }
 
     /// A place in the queue, its old one, for a call whose connection has died under it.
     fn reacquire(&self, call: &Call, ticket: Ticket) -> Result<Acquired, BoxError> {
-        let acquired = self.slots.reacquire(&call.origin, call.site, ticket, true);
-        acquired.map_err(|full| self.overloaded(full.waiting))
-    }
-
-    fn overloaded(&self, waiting: usize) -> BoxError {
-        Overloaded::new("the connection pool", self.limits.per_host, waiting).into()
+        self.slots.reacquire(&call.origin, call.site, ticket, true).map_err(overloaded)
     }
 
     /// Waits until a connection is set free, or is opened for this call.
     async fn obtain(&self, call: &mut Call, mut waiting: Waiting) -> Result<Lease, BoxError> {
-        let (origin, site) = (call.origin.clone(), call.site);
-        let limit = self.timeouts.acquire.min(call.deadline.left());
+        let (origin, site, deadline) = (call.origin.clone(), call.site, call.deadline);
+        let left = deadline.left();
+        let limit = self.timeouts.acquire.min(left);
         let exchange = call.exchange();
         exchange.enter(Phase::Acquire);
         let begun = Instant::now();
-        let mut timer = pin!(sleep(limit));
+        let (mut timer, mut overdue) = (pin!(sleep(limit)), pin!(sleep(left)));
         let mut dial: Option<(Progress, Dialing)> = None;
-        std::future::poll_fn(|cx| {
+        let lease = std::future::poll_fn(|cx| {
             while let Poll::Ready(turn) = waiting.poll(cx) {
                 match turn {
                     Turn::Dial(slot) => dial = Some(self.dial(slot, &origin)),
@@ -176,22 +173,28 @@ impl<C: Connect> Shared<C> {
                 if exchange.phase() != progress.phase() {
                     exchange.enter(progress.phase());
                 }
-                return polled.map(|opened| match opened {
-                    Ok(Opened { connection, slot }) => Ok(slot.lease(connection, waiting.ticket(), site)),
-                    Err(error) => Err(TransportError::new(kind_of(progress.phase(), &*error), exchange)
-                        .because(error)
-                        .into()),
-                });
+                return match polled {
+                    Poll::Ready(Ok(Opened { connection, slot })) => {
+                        Poll::Ready(Ok(slot.lease(connection, waiting.ticket(), site)))
+                    }
+                    Poll::Ready(Err(error)) => {
+                        let kind = kind_of(progress.phase(), &*error);
+                        Poll::Ready(Err(TransportError::new(kind, &*exchange).because(error)))
+                    }
+                    Poll::Pending => overdue.as_mut().poll(cx).map(|()| Err(too_late(exchange, left, begun))),
+                };
             }
             ready!(timer.as_mut().poll(cx));
             let elapsed = Elapsed::new(Phase::Acquire, limit).took(begun.elapsed());
             let holders = self.slots.holders(&origin);
-            Poll::Ready(Err(TransportError::new(Kind::Timeout, exchange)
-                .because(elapsed)
-                .held_by(holders)
-                .into()))
+            Poll::Ready(Err(TransportError::new(Kind::Timeout, &*exchange).because(elapsed).held_by(holders)))
         })
-        .await
+        .await?;
+        if deadline.is_past() {
+            lease.release();
+            return Err(too_late(exchange, left, begun).into());
+        }
+        Ok(lease)
     }
 
     fn dial(&self, slot: Slot, origin: &Origin) -> (Progress, Dialing) {
@@ -207,6 +210,16 @@ impl<C: Connect> Shared<C> {
         });
         (progress, dialing)
     }
+}
+
+/// The deadline, for which so much time had been `left`, has passed: nothing is sent after it.
+fn too_late(exchange: &Exchange, left: Duration, since: Instant) -> TransportError {
+    let elapsed = Elapsed::new(exchange.phase(), left).took(since.elapsed());
+    TransportError::new(Kind::Timeout, exchange).because(elapsed)
+}
+
+fn overloaded(Full { limit, waiting }: Full) -> BoxError {
+    Overloaded::new("the connection pool", limit, waiting).into()
 }
 
 /// A dial that was overtaken: its connection is for whoever comes next.
