@@ -5,13 +5,14 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use http::{Request, Response, Uri};
 use outbound_core::{
-    BoxError, Elapsed, Exchange, InvalidOrigin, Kind, Origin, Overloaded, Phase, TransportError,
+    BoxError, Deadline, Elapsed, Exchange, InvalidOrigin, Kind, Origin, Overloaded, Phase, TransportError,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::{
     body::Body,
@@ -67,9 +68,7 @@ impl<C: Connect> Future for ResponseFuture<C> {
                 State::Begin(call) => {
                     let call = call.take().expect("polled after it had ended")?;
                     if call.deadline.is_past() {
-                        return Poll::Ready(
-                            Err(Elapsed::new(Phase::Queue, std::time::Duration::ZERO).into()),
-                        );
+                        return Poll::Ready(Err(Elapsed::new(Phase::Queue, Duration::ZERO).into()));
                     }
                     this.state = match this.shared.acquire(&call)? {
                         Acquire::Now(lease) => State::Warm(Sending::new(lease, call)),
@@ -133,24 +132,20 @@ impl<C: Connect> Shared<C> {
             let ticket = lease.bury();
             acquired = self.slots.reacquire(&call.origin, call.site, ticket);
         }
-        acquired.map_err(|Full { waiting }| {
-            Overloaded::new("the connection pool", self.limits.per_host, waiting).into()
-        })
+        acquired.map_err(overloaded)
     }
 
     /// Waits until a connection is set free, or is opened for this call.
     async fn obtain(&self, call: &mut Call, mut waiting: Waiting) -> Result<Lease, BoxError> {
-        let (origin, site) = (call.origin.clone(), call.site);
-        let limit = self.timeouts.acquire.min(call.deadline.left());
+        let (origin, site, deadline) = (call.origin.clone(), call.site, Due::now(call.deadline));
+        let limit = self.timeouts.acquire.min(deadline.left);
         let exchange = call.exchange();
         exchange.enter(Phase::Acquire);
-        let begun = Instant::now();
-        let mut timer = pin!(sleep(limit));
-        let mut dial: Option<Dial> = None;
-        std::future::poll_fn(|cx| {
+        let (mut timer, mut dial) = (pin!(sleep(limit)), None::<Dial>);
+        let lease = std::future::poll_fn(|cx| {
             while let Poll::Ready(turn) = waiting.poll(cx) {
                 match turn {
-                    Turn::Dial(slot) => dial = Some(self.dial(Arc::new(slot), &origin)),
+                    Turn::Dial(slot) => dial = Some(self.dial(Arc::new(slot), &origin, deadline)),
                     Turn::Reuse(mut lease) => {
                         if lease.hold() {
                             if let Some(Dial { opening, .. }) = dial.take() {
@@ -168,26 +163,25 @@ impl<C: Connect> Shared<C> {
                 return Poll::Ready(Ok(slot.lease(connection, waiting.ticket(), site)));
             }
             ready!(timer.as_mut().poll(cx));
-            let elapsed = Elapsed::new(Phase::Acquire, limit).took(begun.elapsed());
+            let elapsed = Elapsed::new(Phase::Acquire, limit).took(deadline.since.elapsed());
             let holders = self.slots.holders(&origin);
-            Poll::Ready(Err(TransportError::new(Kind::Timeout, exchange)
-                .because(elapsed)
-                .held_by(holders)
-                .into()))
+            Poll::Ready(Err(TransportError::new(Kind::Timeout, &*exchange).because(elapsed).held_by(holders)))
         })
-        .await
+        .await?;
+        deadline.keep(lease, exchange)
     }
 
     /// Opens a connection in the place of one that is closed.
     async fn reopen(&self, call: &mut Call, slot: Arc<Slot>) -> Result<Lease, BoxError> {
         slot.redial();
-        let (mut dial, site) = (self.dial(slot, &call.origin), call.site);
+        let deadline = Due::now(call.deadline);
+        let (mut dial, site) = (self.dial(slot, &call.origin, deadline), call.site);
         let exchange = call.exchange();
         let Opened { connection, slot } = std::future::poll_fn(|cx| dial.poll(exchange, cx)).await?;
-        Ok(slot.lease(connection, 0, site))
+        deadline.keep(slot.lease(connection, 0, site), exchange)
     }
 
-    fn dial(&self, slot: Arc<Slot>, origin: &Origin) -> Dial {
+    fn dial(&self, slot: Arc<Slot>, origin: &Origin, deadline: Due) -> Dial {
         let (connector, reaper, id) = (self.connector.clone(), self.reaper.clone(), self.next_id());
         let (progress, origin) = (Progress::new(self.timeouts.dial), origin.clone());
         let reporter = progress.clone();
@@ -198,7 +192,7 @@ impl<C: Connect> Shared<C> {
             let dialed = reporter.open(connector, uri).await?;
             Opened::new(dialed, slot, id, &origin, &reaper).await
         });
-        Dial { progress, opening }
+        Dial { progress, opening, deadline, overdue: Box::pin(sleep(deadline.left)) }
     }
 }
 
@@ -206,18 +200,62 @@ impl<C: Connect> Shared<C> {
 struct Dial {
     progress: Progress,
     opening: Opening,
+    deadline: Due,
+    overdue: Pin<Box<Sleep>>,
 }
+
+/// The deadline of a call, as it was when the call began to wait.
+#[derive(Clone, Copy)]
+struct Due {
+    deadline: Deadline,
+    left: Duration,
+    since: Instant,
+}
+
+// === Dial ===
 
 impl Dial {
     /// Polls it, and keeps the record of the exchange up to date with its phase.
-    fn poll(&mut self, exchange: &Exchange, cx: &mut Context<'_>) -> Poll<Result<Opened, BoxError>> {
+    fn poll(&mut self, exchange: &Exchange, cx: &mut Context<'_>) -> Poll<Result<Opened, TransportError>> {
         let polled = self.opening.as_mut().poll(cx);
         let phase = self.progress.phase();
         if exchange.phase() != phase {
             exchange.enter(phase);
         }
-        polled.map_err(|error| TransportError::new(kind_of(phase, &*error), exchange).because(error).into())
+        match polled {
+            Poll::Ready(Ok(opened)) => Poll::Ready(Ok(opened)),
+            Poll::Ready(Err(error)) => {
+                Poll::Ready(Err(TransportError::new(kind_of(phase, &*error), exchange).because(error)))
+            }
+            Poll::Pending => self.overdue.as_mut().poll(cx).map(|()| Err(self.deadline.passed(exchange))),
+        }
     }
+}
+
+// === Due ===
+
+impl Due {
+    fn now(deadline: Deadline) -> Self {
+        Self { deadline, left: deadline.left(), since: Instant::now() }
+    }
+
+    /// Nothing is sent once it has passed, even if the connection for it is there.
+    fn keep(self, lease: Lease, exchange: &Exchange) -> Result<Lease, BoxError> {
+        if self.deadline.is_past() {
+            lease.release();
+            return Err(self.passed(exchange).into());
+        }
+        Ok(lease)
+    }
+
+    fn passed(self, exchange: &Exchange) -> TransportError {
+        let elapsed = Elapsed::new(exchange.phase(), self.left).took(self.since.elapsed());
+        TransportError::new(Kind::Timeout, exchange).because(elapsed)
+    }
+}
+
+fn overloaded(Full { limit, waiting }: Full) -> BoxError {
+    Overloaded::new("the connection pool", limit, waiting).into()
 }
 
 /// A dial that was overtaken: its connection is for whoever comes next.

@@ -47,9 +47,11 @@ impl Reaper {
     }
 
     async fn run(self: Arc<Self>) {
-        while let Some(next) = self.reap() {
+        let mut watch = Watch(Some(self));
+        while let Some(next) = watch.0.as_ref().and_then(|reaper| reaper.reap()) {
             sleep_until(next).await;
         }
+        watch.0 = None;
     }
 
     /// Closes what is due, and tells when to look again; `None` when there is nothing left to look after.
@@ -64,6 +66,17 @@ impl Reaper {
             if slots.is_empty() || self.running.swap(true, SeqCst) {
                 return None;
             }
+        }
+    }
+}
+
+/// Notices that the task ends with its runtime, and not because there is nothing left to do: the next connection starts another.
+struct Watch(Option<Arc<Reaper>>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(reaper) = &self.0 {
+            reaper.running.store(false, SeqCst);
         }
     }
 }

@@ -8,17 +8,16 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Method, Request, Uri};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
 use outbound_core::{BoxError, Delivery, Failure, Idempotent, Kind, Phase};
-use outbound_pool::{
-    Pool,
-    connect::{Connect, Tcp},
-};
+use outbound_pool::{Pool, Stats, connect::Connect};
 use outbound_testkit::{Answer, Gate, Hostile, Lives, Script, TestBody, Upstream};
 use support::*;
 use tokio::net::TcpStream;
@@ -141,6 +140,9 @@ async fn a_request_that_meets_the_close_is_sent_again_only_if_that_is_safe() {
         ("read, then RST", Kind::Reset, |script| script.read_head().read_body().reset()),
         ("FIN at the first byte", Kind::Closed, |script| script.first_byte().close()),
     ];
+    // Beyond the 64 KiB that are kept for a second try.
+    let large: &str = "x".repeat(40_000).leak();
+    let slow = |data: &'static str| TestBody::new().data(data).delay(Duration::from_millis(1)).data(data);
     for (end_name, kind, end) in ends {
         for (name, method, body, idempotent, again) in [
             ("GET", Method::GET, None, false, true),
@@ -148,19 +150,25 @@ async fn a_request_that_meets_the_close_is_sent_again_only_if_that_is_safe() {
             ("OPTIONS", Method::OPTIONS, None, false, true),
             ("DELETE", Method::DELETE, None, false, true),
             ("PUT without a body", Method::PUT, None, false, true),
-            ("PUT with a body", Method::PUT, Some("body"), false, true),
+            ("PUT with a body", Method::PUT, Some("body".into()), false, true),
+            ("PUT with a slow body", Method::PUT, Some(slow("body")), false, true),
+            ("PUT with a large body", Method::PUT, Some(slow(large)), false, false),
             ("POST without a body", Method::POST, None, false, false),
-            ("POST with a body", Method::POST, Some("body"), false, false),
-            ("POST said to be idempotent", Method::POST, None, true, true),
+            ("POST with a body", Method::POST, Some("body".into()), false, false),
+            ("POST said to be idempotent", Method::POST, Some(slow("body")), true, true),
             ("PATCH", Method::PATCH, None, false, false),
         ] {
+            // Before the rest of it is taken, a large body is a small one.
+            let again = again || (name == "PUT with a large body" && end_name == "FIN at the first byte");
             let case = format!("{name}, {end_name}");
             let closes = Script::new().exchange(hello().header("connection", "close"));
             let upstream = Hostile::new(end(hello_then(|script| script))).then(closes).start();
             let pool = pool();
             fetch(&pool, get(upstream.uri("/"))).await.expect(&case);
             let lives = Lives::new();
-            let body = body.map_or(TestBody::new(), TestBody::from).counted(&lives);
+            let body = body.unwrap_or_default();
+            let length = body.size_hint().exact().unwrap();
+            let body = body.counted(&lives);
             let mut request = request(method, upstream.uri("/again?x=y"), body);
             request.headers_mut().append("x-twice", "one".parse().unwrap());
             request.headers_mut().append("x-twice", "two".parse().unwrap());
@@ -170,8 +178,12 @@ async fn a_request_that_meets_the_close_is_sent_again_only_if_that_is_safe() {
             let result = send(&pool, request).await;
             if again {
                 drop(result.unwrap_or_else(|error| panic!("{case}: {error}")));
-                let requests = upstream.heads(2).await;
+                upstream
+                    .until("the second", |seen| seen.requests.iter().any(|r| r.connection == 1 && r.complete))
+                    .await;
+                let requests = upstream.sightings().requests;
                 let (last, fields) = (requests.last().unwrap(), ["one", "two"]);
+                assert_eq!(last.body.len() as u64, length, "{case}");
                 assert_eq!((last.connection, &*last.target), (1, "/again?x=y"), "{case}");
                 assert_eq!(last.headers.get_all("x-twice").iter().collect::<Vec<_>>(), fields, "{case}");
                 assert_eq!(last.headers.get_all("host").iter().count(), 1, "{case}");
@@ -232,19 +244,44 @@ fn targets(upstream: &Upstream, connection: usize) -> Vec<String> {
     requests.filter(|request| request.connection == connection).map(|request| request.target).collect()
 }
 
-/// The second time it goes out on a connection of its own, in the place of the one that died; its death is not hidden any more.
 #[tokio::test]
 async fn nothing_is_sent_a_third_time() {
-    let first = hello_then(|script| script.read_head().close());
-    let upstream = Hostile::new(first).then(Script::new().read_head().close()).then(Script::hello()).start();
-    let pool = Pool::builder().max_connections(1).build(Tcp::new()).unwrap();
+    let dies = Script::new().read_head().close();
+    let upstream = Hostile::new(hello_then(|script| script.read_head().close())).then(dies).start();
+    let pool = pool();
     fetch(&pool, at(&upstream, "/")).await.unwrap();
     let error = fetch(&pool, at(&upstream, "/call")).await.unwrap_err();
     let failure = Failure::of(&*error);
     assert_eq!((failure.kind(), failure.delivery()), (Kind::Closed, Delivery::Maybe), "{error}");
-    assert_eq!(targets(&upstream, 0), ["/", "/call"]);
-    assert_eq!(targets(&upstream, 1), ["/call"]);
+    assert_eq!((targets(&upstream, 0), targets(&upstream, 1)), (paths(&["/", "/call"]), paths(&["/call"])));
     leaves_nothing("thrice", pool, &[&upstream]).await;
+}
+
+/// The second try is the last: it does not risk a connection that another exchange has just finished with.
+#[tokio::test]
+async fn what_is_sent_again_waits_for_a_connection_of_its_own() {
+    let (dials, frees) = (Gate::new("third dial"), Gate::new("frees"));
+    let first = hello_then(|script| script.read_head().close());
+    let second = hello_then(|script| script.read_head().wait(&frees).respond(hello()).read_head().close());
+    let upstream = Hostile::new(first).then(second).then(Script::hello()).start();
+    let pool = Pool::builder().max_connections(2).build(gated(2, &dials)).unwrap();
+    let one = send(&pool, at(&upstream, "/")).await.unwrap().into_body();
+    fetch(&pool, at(&upstream, "/")).await.unwrap();
+    let busy = start(&pool, at(&upstream, "/busy"));
+    upstream.heads(3).await;
+    one.collect().await.unwrap();
+    let call = start(&pool, at(&upstream, "/call"));
+    dials.arrived(1).await;
+    frees.open();
+    busy.await.unwrap().unwrap();
+    quiet_but(&pool, 1).await;
+    assert!(!call.is_finished());
+    dials.open();
+    call.await.unwrap().unwrap();
+    assert_eq!(targets(&upstream, 0), paths(&["/", "/call"]));
+    assert_eq!(targets(&upstream, 1), paths(&["/", "/busy"]));
+    assert_eq!(targets(&upstream, 2), paths(&["/call"]));
+    leaves_nothing("of its own", pool, &[&upstream]).await;
 }
 
 /// Another idle connection may be as dead as the first: it is not tried, although it is there.
@@ -252,14 +289,23 @@ async fn nothing_is_sent_a_third_time() {
 async fn the_second_time_is_not_spent_on_another_idle_connection() {
     let dies = hello_then(|script| script.read_head().close());
     let upstream = Hostile::new(dies.clone()).then(dies).then(Script::hello()).start();
-    let pool = Pool::builder().max_connections(2).build(Tcp::new()).unwrap();
+    let pool = build(Pool::builder().max_connections(2));
     let one = send(&pool, at(&upstream, "/")).await.unwrap().into_body();
     fetch(&pool, at(&upstream, "/")).await.unwrap();
     one.collect().await.unwrap();
     fetch(&pool, at(&upstream, "/call")).await.unwrap();
-    assert_eq!(targets(&upstream, 2), ["/call"], "{}", upstream.sightings());
-    assert!(upstream.max_open() <= 2);
+    assert_eq!(targets(&upstream, 2), paths(&["/call"]), "{}", upstream.sightings());
+    assert!(upstream.max_open() <= 2, "{}", upstream.sightings());
     leaves_nothing("another", pool, &[&upstream]).await;
+}
+
+fn paths(paths: &[&str]) -> Vec<String> {
+    paths.iter().map(|&path| path.to_owned()).collect()
+}
+
+async fn quiet_but<C>(pool: &Pool<C>, dialing: usize) {
+    let left = |stats: &Stats| busy(stats.connections) == dialing && stats.connections.dialing == dialing;
+    until(pool, "nothing but dials", left).await;
 }
 
 /// FAULTS, section 5: the waiter transparently dials, and keeps its position.
@@ -292,10 +338,7 @@ async fn who_is_handed_a_dead_connection_is_still_the_first_in_the_queue() {
     for waiter in waiters {
         waiter.await.unwrap().unwrap();
     }
-    assert_eq!(
-        (targets(&upstream, 0), targets(&upstream, 1)),
-        (vec!["/".into()], ["/1", "/2", "/3"].map(Into::into).into())
-    );
+    assert_eq!((targets(&upstream, 0), targets(&upstream, 1)), (paths(&["/"]), paths(&["/1", "/2", "/3"])));
     leaves_nothing("handed dead", pool, &[&upstream]).await;
 }
 
@@ -379,10 +422,7 @@ async fn a_connection_that_has_only_been_idle_is_no_fresh_one() {
     dials.open();
     until(&pool, "the dial to end on the shelf", |stats| stats.connections.idle == 1).await;
     fetch(&pool, at(&upstream, "/call")).await.unwrap();
-    assert_eq!(
-        (targets(&upstream, 1), targets(&upstream, 2)),
-        (vec!["/call".to_owned()], vec!["/call".to_owned()])
-    );
+    assert_eq!((targets(&upstream, 1), targets(&upstream, 2)), (paths(&["/call"]), paths(&["/call"])));
     holds.open();
     held.await.unwrap().unwrap();
     leaves_nothing("only idle", pool, &[&upstream]).await;

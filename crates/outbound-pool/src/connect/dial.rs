@@ -13,10 +13,10 @@ use std::{
 
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection as _};
-use outbound_core::{BoxError, Elapsed, Failure, Kind, Phase, Timings};
+use outbound_core::{BoxError, Elapsed, Failure, Kind, Phase, Timings, find};
 use tokio::time::{Instant, sleep};
 
-use super::Connect;
+use super::{Connect, NotEncrypted};
 use crate::connection::Opened;
 
 /// Tells the pool that the dial now being polled has reached `phase`. Anywhere else it does nothing.
@@ -125,6 +125,7 @@ impl Limits {
 pub(crate) fn kind_of(phase: Phase, error: &(dyn Error + 'static)) -> Kind {
     let said = Failure::of(error).kind();
     match phase {
+        _ if find::<NotEncrypted>(error).is_some() => Kind::Invalid,
         _ if said == Kind::Timeout || said == Kind::Exhausted => said,
         Phase::Resolve => Kind::Resolve,
         Phase::Tls if is_certificate(error) => Kind::Certificate,
@@ -137,7 +138,7 @@ pub(crate) fn kind_of(phase: Phase, error: &(dyn Error + 'static)) -> Kind {
 fn is_certificate(error: &(dyn Error + 'static)) -> bool {
     use rustls::Error::{InvalidCertRevocationList, InvalidCertificate, NoCertificatesPresented};
     matches!(
-        outbound_core::find(error),
+        find(error),
         Some(InvalidCertificate(_) | InvalidCertRevocationList(_) | NoCertificatesPresented)
     )
 }

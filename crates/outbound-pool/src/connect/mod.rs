@@ -11,7 +11,7 @@ mod tcp;
 mod tls;
 
 pub use dial::report;
-pub use tcp::{NoAddress, Socket, Tcp};
+pub use tcp::{NoAddress, NotEncrypted, Socket, Tcp};
 #[cfg(feature = "platform-verifier")]
 pub use tls::platform_verifier;
 #[cfg(feature = "webpki-roots")]

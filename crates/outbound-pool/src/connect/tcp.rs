@@ -30,6 +30,8 @@ use tokio::{
 };
 use tower_service::Service;
 
+#[cfg(feature = "rustls")]
+use super::tls::is_encrypted;
 use super::{Addresses, Liveness, dial::connect_limit, report};
 
 /// Opens TCP connections: names by `R` (the system's resolver by default), addresses in parallel by Happy Eyeballs (RFC 8305,
@@ -42,6 +44,7 @@ pub struct Tcp<R = GaiResolver> {
     happy_eyeballs: Duration,
     keepalive: Option<Duration>,
     local_address: Option<IpAddr>,
+    enforce_http: bool,
 }
 
 /// An open TCP connection that can be asked whether it is alive while somebody else owns it.
@@ -56,6 +59,10 @@ pub struct Socket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoAddress;
 
+/// The URI is `https`, and nobody would encrypt the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotEncrypted;
+
 // === Tcp ===
 
 impl Tcp {
@@ -68,7 +75,8 @@ impl Tcp {
 impl<R> Tcp<R> {
     /// Names resolved by `resolver`: what hyper-util's `HttpConnector` takes.
     pub fn with_resolver(resolver: R) -> Self {
-        Self { resolver, happy_eyeballs: HAPPY_EYEBALLS, keepalive: Some(KEEPALIVE), local_address: None }
+        let (happy_eyeballs, keepalive) = (HAPPY_EYEBALLS, Some(KEEPALIVE));
+        Self { resolver, happy_eyeballs, keepalive, local_address: None, enforce_http: true }
     }
 
     /// How long the preferred address family is alone in the race; 300 ms by default.
@@ -89,6 +97,14 @@ impl<R> Tcp<R> {
     #[must_use]
     pub fn local_address(mut self, address: IpAddr) -> Self {
         self.local_address = Some(address);
+        self
+    }
+
+    /// Whether an `https` URI is refused with [`NotEncrypted`] unless `Tls` is around; `true` by default. Set it to
+    /// `false` where somebody else encrypts what this opens.
+    #[must_use]
+    pub fn enforce_http(mut self, enforce: bool) -> Self {
+        self.enforce_http = enforce;
         self
     }
 }
@@ -129,6 +145,10 @@ where
     R::Future: Send,
 {
     async fn open(mut self, uri: Uri) -> Result<TokioIo<Socket>, BoxError> {
+        let is_https = uri.scheme() == Some(&Scheme::HTTPS);
+        if is_https && self.enforce_http && !is_encrypted() {
+            return Err(NotEncrypted.into());
+        }
         let host = uri.host().unwrap_or_default();
         let is_address = host.starts_with('[') || host.parse::<IpAddr>().is_ok();
         let addresses = if is_address {
@@ -142,7 +162,6 @@ where
             resolved
         };
         report(Phase::Connect);
-        let is_https = uri.scheme() == Some(&Scheme::HTTPS);
         let mut connector = HttpConnector::new_with_resolver(addresses);
         connector.enforce_http(false);
         connector.set_nodelay(true);
@@ -247,6 +266,11 @@ impl AsyncWrite for Socket {
     }
 }
 
+#[cfg(not(feature = "rustls"))]
+fn is_encrypted() -> bool {
+    false
+}
+
 fn lock(write: &Mutex<OwnedWriteHalf>) -> MutexGuard<'_, OwnedWriteHalf> {
     write.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -260,6 +284,16 @@ impl fmt::Display for NoAddress {
 }
 
 impl Error for NoAddress {}
+
+// === NotEncrypted ===
+
+impl fmt::Display for NotEncrypted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the URI is https, and the connector does not encrypt: put connect::Tls around it")
+    }
+}
+
+impl Error for NotEncrypted {}
 
 /// RFC 8305, section 5, recommends 250 ms; Go and hyper-util take 300.
 const HAPPY_EYEBALLS: Duration = Duration::from_millis(300);

@@ -38,6 +38,15 @@ pub enum MaybeTls<T> {
     Tls(Box<TokioIo<TlsStream<TokioIo<T>>>>),
 }
 
+tokio::task_local! {
+    /// What is opened is encrypted by [`Tls`].
+    static ENCRYPTED: ();
+}
+
+pub(super) fn is_encrypted() -> bool {
+    ENCRYPTED.try_with(|()| ()).is_ok()
+}
+
 /// A configuration that trusts Mozilla's root certificates, compiled in.
 #[cfg(feature = "webpki-roots")]
 pub fn webpki_roots() -> ClientConfig {
@@ -91,7 +100,7 @@ impl<C: Connect> Service<Uri> for Tls<C> {
         let is_https = uri.scheme() == Some(&Scheme::HTTPS);
         let name = uri.host().map(server_name);
         let connector = self.connector.clone();
-        let opening = self.inner.call(uri);
+        let opening = ENCRYPTED.scope((), self.inner.call(uri));
         Box::pin(async move {
             if !is_https {
                 return Ok(MaybeTls::Plain(opening.await.map_err(Into::into)?));

@@ -418,7 +418,7 @@ mod told {
             Slots::new(Limits { total: 1, per_host: 1, idle: 1, idle_per_host: 1, waiting: 2 });
         let (_socket, _held) = open(&slots, "a", 1);
         let _waiting = [wait(&slots, "a"), wait(&slots, "b")];
-        assert_eq!(slots.acquire(&"c", None).err(), Some(Full { waiting: 2 }));
+        assert_eq!(slots.acquire(&"c", None).err(), Some(Full { limit: 1, waiting: 2 }));
         assert_eq!(slots.stats().totals.overflowed, 1);
     }
 

@@ -122,6 +122,8 @@ pub(super) enum Acquired<C> {
 /// No capacity, and no room to wait for it: so many wait already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full {
+    /// The limit on connections that is reached.
+    pub(crate) limit: usize,
     pub(crate) waiting: usize,
 }
 
@@ -168,7 +170,8 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
     pub(super) fn acquire(&mut self, key: &K, ask: Ask, fx: &mut Effects<C>) -> Result<Acquired<C>, Full> {
         let host = self.by_key.get(key).copied();
         let idle = host.and_then(|host| self.hosts[host].shelf.newest());
-        if idle.is_none() {
+        // Who has had a place does not lose it to the limit on newcomers.
+        if idle.is_none() && ask.ticket.is_none() {
             self.admit(host)?;
         }
         let ticket = ask.ticket.unwrap_or_else(|| next(&mut self.tickets));
@@ -208,7 +211,8 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
         let must_wait = host_full || (all_full && self.shelf.oldest().is_none());
         if must_wait && self.undialed >= self.limits.waiting {
             self.totals.overflowed += 1;
-            return Err(Full { waiting: self.undialed });
+            let limit = if host_full { self.limits.per_host } else { self.limits.total };
+            return Err(Full { limit, waiting: self.undialed });
         }
         Ok(())
     }

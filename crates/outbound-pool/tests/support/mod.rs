@@ -29,6 +29,10 @@ pub(crate) fn build(builder: Builder) -> Pool<Tcp> {
     builder.build(Tcp::new()).expect("limits that make sense")
 }
 
+pub(crate) fn build_with<C: Connect>(connector: C) -> Pool<C> {
+    Pool::builder().build(connector).expect("the defaults")
+}
+
 pub(crate) fn get(uri: Uri) -> Request<Empty<Bytes>> {
     request(Method::GET, uri, Empty::new())
 }
