@@ -113,8 +113,6 @@ fn of_h2(error: &h2::Error, outer: &Failure) -> Failure {
     } else if error.is_reset() && !error.is_library() {
         // What hyper does to the stream when the request's body has failed.
         (Kind::RequestBody, outer.phase().or(Some(Phase::Send)))
-    } else if error.is_go_away() && !error.is_library() {
-        (Kind::Canceled, outer.phase())
     } else {
         // Without a reason it was the request that h2 could not send.
         (error.reason().map_or(Kind::Invalid, |_| Kind::Protocol), outer.phase())

@@ -9,6 +9,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
@@ -167,11 +168,7 @@ async fn http1_request_bodies() {
 /// The body of the request that fails is the body of a response that failed: what hyper says of that one is not about this call.
 #[tokio::test(start_paused = true)]
 async fn http1_request_body_is_a_broken_response() {
-    let response = http1_response(get(), async |mut peer| {
-        read_head(&mut peer).await;
-        let _ = peer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345").await;
-    });
-    let body = response.await.unwrap().into_body();
+    let body = http1_response(get(), half_a_body).await.unwrap().into_body();
     let request = Request::post("/").header("host", "a").body(body).unwrap();
     let error = http1(request, async |_peer| sleep(HOUR).await);
     check("proxied", &error.await, (Kind::RequestBody, SEND, Delivery::Maybe));
@@ -194,6 +191,10 @@ async fn http1_connections_that_are_gone() {
     let sent = sender.send_request(get());
     let (error, _) = tokio::join!(sent, driver);
     check("a late answer to nobody", &error.unwrap_err(), (Kind::Closed, None, Delivery::NotSent));
+
+    let (_sender, driver) = http1::handshake::<_, Upload>(TokioIo::new(Broken::unasked())).await.unwrap();
+    let error = driver.await.unwrap_err();
+    check("the connection's own word of it", &error, (Kind::Protocol, None, Delivery::Maybe));
 
     // The connection's task is dropped under the request.
     let (io, mut peer) = duplex(1024);
@@ -439,15 +440,37 @@ async fn legacy_connectors() {
     check("no answer to SYN", &error, (Kind::Timeout, Some(Phase::Connect), Delivery::NotSent));
 }
 
-/// A connector of ours under the legacy client: what it says counts.
-#[tokio::test]
-async fn legacy_client_over_our_connector() {
-    let connector = service_fn(|_: Uri| {
-        let late: BoxError = Elapsed::new(Phase::Tls, HOUR).took(HOUR * 2).into();
-        ready(Err::<TokioIo<TcpStream>, _>(late))
-    });
-    let client = Client::builder(TokioExecutor::new()).build(connector);
-    let error = client.request(Request::get("http://a/").body(TestBody::new()).unwrap()).await.unwrap_err();
+/// What a connector says of its own connection, to a proxy or of ours, is said of connecting.
+#[tokio::test(start_paused = true)]
+async fn legacy_client_over_other_connectors() {
+    let fail = async |error: BoxError| {
+        let error = Arc::new(Mutex::new(Some(error)));
+        let connector = service_fn(move |_: Uri| {
+            let error = error.lock().unwrap().take().unwrap();
+            ready(Err::<TokioIo<TcpStream>, _>(error))
+        });
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        client.request(Request::get("http://a/").body(TestBody::new()).unwrap()).await.unwrap_err()
+    };
+    let connect = Some(Phase::Connect);
+    let rows: [(&str, BoxError, Read); 3] = [
+        ("proxy closes", http1(get(), async |_| ()).await.into(), (Kind::Closed, connect, Delivery::NotSent)),
+        (
+            "proxy's body cut",
+            http1(get(), half_a_body).await.into(),
+            (Kind::Truncated, connect, Delivery::NotSent),
+        ),
+        (
+            "proxy refuses a stream",
+            http2(get2(), refuse).await.into(),
+            (Kind::Reset, connect, Delivery::NotSent),
+        ),
+    ];
+    for (name, error, expected) in rows {
+        check(name, &fail(error).await, expected);
+    }
+
+    let error = fail(Elapsed::new(Phase::Tls, HOUR).took(HOUR * 2).into()).await;
     let failure = Failure::of(&error);
     assert_eq!(
         (failure.kind(), failure.phase(), failure.delivery(), failure.late_by()),
@@ -531,6 +554,16 @@ async fn read_head(peer: &mut DuplexStream) {
     while !head.ends_with(b"\r\n\r\n") {
         head.push(peer.read_u8().await.unwrap());
     }
+}
+
+async fn half_a_body(mut peer: DuplexStream) {
+    read_head(&mut peer).await;
+    peer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345").await.unwrap();
+}
+
+async fn refuse(mut peer: DuplexStream) {
+    peer.write_all(&frame(RST_STREAM, 0, 1, &7_u32.to_be_bytes())).await.unwrap();
+    sleep(HOUR).await;
 }
 
 async fn raw_http2(mut peer: DuplexStream, then: impl AsyncFnOnce(DuplexStream)) {
