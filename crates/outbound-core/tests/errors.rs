@@ -82,7 +82,7 @@ async fn elapsed() {
         ),
         (
             "a new connection",
-            during(1, connection(0, 0 * SEC, None), Phase::Head).await,
+            during(1, connection(0, Duration::ZERO, None), Phase::Head).await,
             "https://a.example:8443: timed out after 1 s waiting for the response head, new connection #17: 42 bytes sent, 7 received",
         ),
         (
@@ -138,7 +138,8 @@ async fn transport_error() {
     let error = async |kind, attempt, connection, phase| {
         TransportError::new(kind, &exchange(attempt, connection, phase).await)
     };
-    let (new, old) = (connection(0, 0 * SEC, None), connection(3, 41 * SEC + 200 * MS, Some("[::1]:8443")));
+    let (new, old) =
+        (connection(0, Duration::ZERO, None), connection(3, 41 * SEC + 200 * MS, Some("[::1]:8443")));
     let elapsed = || Elapsed::new(Phase::Connect, SEC).took(1250 * MS);
     let rows = [
         (
