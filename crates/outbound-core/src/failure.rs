@@ -1,6 +1,10 @@
 //! The one view on any error chain.
 
-use std::{error::Error, time::Duration};
+use std::{
+    error::Error,
+    ops::ControlFlow::{Break, Continue},
+    time::Duration,
+};
 
 use crate::{
     connection::ConnectionInfo,
@@ -32,6 +36,10 @@ pub struct Failure {
 impl Failure {
     /// Reads `error` and everything that caused it.
     pub fn of(error: &(dyn Error + 'static)) -> Self {
+        #[cfg(feature = "hyper")]
+        if crate::foreign::is_of_request_body(error) {
+            return Self::foreign(error);
+        }
         let elapsed = find::<Elapsed>(error);
         let mut failure = if let Some(transport) = find::<TransportError>(error) {
             Self::told(transport.kind(), transport.snapshot())
@@ -50,7 +58,9 @@ impl Failure {
         } else {
             Self::foreign(error)
         };
-        failure.late_by = elapsed.map_or(Duration::ZERO, Elapsed::late_by);
+        if failure.kind == Kind::Timeout {
+            failure.late_by = elapsed.map_or(Duration::ZERO, Elapsed::late_by);
+        }
         failure
     }
 
@@ -113,16 +123,19 @@ impl Failure {
     /// The innermost error that says anything decides: it is the cause of those around it.
     fn foreign(error: &(dyn Error + 'static)) -> Self {
         let unknown = Self::new(Kind::Other, None, Delivery::Maybe);
-        chain(error).fold(unknown, |outer, error| {
+        let read = chain(error).try_fold(unknown, |outer, error| {
             #[cfg(feature = "hyper")]
-            if let Some(inner) = crate::foreign::read(error, &outer) {
-                return inner;
+            if let Some(read) = crate::foreign::read(error, &outer) {
+                return read;
             }
             match error.downcast_ref().and_then(of_io) {
-                Some(kind) => Self { kind, ..outer },
-                None => outer,
+                Some(kind) => Continue(Self { kind, ..outer }),
+                None => Continue(outer),
             }
-        })
+        });
+        match read {
+            Continue(failure) | Break(failure) => failure,
+        }
     }
 }
 
