@@ -67,13 +67,15 @@ async fn a_ratio_forgets_what_its_window_has_passed() {
     advance(9 * SECOND).await;
     assert_eq!(storm(&layer, 50, Plan::new().status(503)).await, 50 + 100, "within the window");
     advance(SECOND).await;
-    assert_eq!(storm(&layer, 50, Plan::new().status(503)).await, 50, "after it: the calls of 9 s have paid");
+    // The oldest are spent first: what 50 calls brought at 9 s is still there, and 50 more bring as much.
+    assert_eq!(storm(&layer, 50, Plan::new().status(503)).await, 50 + 20, "after it");
     advance(60 * SECOND).await;
-    assert_eq!(storm(&layer, 50, Plan::new().status(503)).await, 60, "after everything: only these");
+    assert_eq!(storm(&layer, 50, Plan::new().status(503)).await, 50 + 10, "after everything");
 
     let floor = Budget::new(Ratio::default().percent(0));
     let layer = self::layer(1000, &floor);
-    for (name, wait, retries) in [("full", 0, 100), ("spent", 0, 0), ("not yet back", 9, 0), ("back", 1, 100)]
+    for (name, wait, retries) in
+        [("full", 0, 100), ("spent", 0, 0), ("nine seconds", 9, 90), ("one", 1, 10), ("a minute", 60, 100)]
     {
         advance(wait * SECOND).await;
         assert_eq!(storm(&layer, 1, Plan::new().status(503)).await, 1 + retries, "{name}");
@@ -251,7 +253,8 @@ fn it_is_not_overdrawn_from_many_threads() {
         });
         let made = attempts.load(Relaxed);
         assert!(made <= 2000 + retries, "{rule:?}: {made}");
-        assert_eq!(2000 + retries - made, 0, "{rule:?}: all of it is there to be used");
+        // Two threads that each hold a part of the last retry's cost both go without.
+        assert!(made + 8 >= 2000 + retries, "{rule:?}: {made}, so some was lost");
     }
 }
 
@@ -270,7 +273,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
-    /// attempts ≤ calls × (1 + ratio) + floor, for each window that the calls took.
+    /// attempts ≤ calls × (1 + ratio) + floor × (time + window), however deep the nesting.
     #[test]
     fn attempts_never_exceed_the_share(
         steps in steps(),
@@ -302,8 +305,8 @@ proptest! {
             }
             (steps.len() as u64, begun.elapsed())
         });
-        let windows = took.as_secs() / 10 + 1;
-        let bound = sent as f64 * (1.0 + f64::from(percent) / 100.0) + f64::from(floor * 10) * windows as f64;
+        let floor = f64::from(floor) * (took.as_secs_f64() + 10.0);
+        let bound = sent as f64 * (1.0 + f64::from(percent) / 100.0) + floor;
         prop_assert!(made.load(Relaxed) as f64 <= bound, "{made:?} attempts, at most {bound}");
     }
 }
