@@ -10,7 +10,7 @@ use outbound_core::{
 use outbound_retry::{
     Backoff, Budget, Decision, IdempotencyKey, Jitter, Outcome, Policy, Random, Retry, RetryLayer, Standard,
 };
-use outbound_testkit::{Lives, Plan, Probe, ProbeHandle, Scripted, TestBody, cancel_at_each_poll};
+use outbound_testkit::{Gate, Lives, Plan, Probe, ProbeHandle, Scripted, TestBody, cancel_at_each_poll};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt};
 
@@ -361,6 +361,24 @@ async fn readiness_errors_are_returned_as_they_are() {
     let error = send(&mut service, get()).await.unwrap_err();
     assert_eq!(error.downcast_ref(), Some(&Scripted("not ready")));
     assert_eq!(probe.counts().calls, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_once_the_deadline_has_passed() {
+    for (name, first) in [("response", Plan::new().status(503)), ("error", Plan::new().error("broken"))] {
+        let gate = Gate::new("ready");
+        let (service, probe) = over(&RetryLayer::new(steady()), [first, Plan::new().ready_at(&gate)]);
+        let mut request = get();
+        Deadline::after(2 * SECOND).tighten(&mut request);
+        let call = tokio::spawn(service.oneshot(request));
+        gate.arrived(1).await;
+        tokio::time::advance(SECOND).await;
+        gate.open();
+        let error = call.await.unwrap().unwrap_err();
+        let text = if name == "error" { "broken" } else { "timed out after 2 s waiting for its turn" };
+        assert!(error.to_string().starts_with(text), "{name}: {error}");
+        assert_eq!(probe.counts().calls, 1, "{name}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
