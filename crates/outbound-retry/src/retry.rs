@@ -34,7 +34,7 @@ use crate::{
 /// # What it costs
 /// One allocation for a call that could be retried. What is in there besides may need its own: header fields of more than 1 KiB, a body
 /// of more than four chunks, a chunk that is shared for the first time (`Bytes` made from a `Vec`), extensions on the request
-/// that are not outbound's; and where neither the caller nor a layer outside has put any of outbound's context on the request yet, the entry
+/// that are not outbound's; a layer whose budget is off makes a record to see whether one inside has run out; and where neither the caller nor a layer outside has put any of outbound's context on the request yet, the entry
 /// in its `http::Extensions`, which the whole stack then shares.
 #[derive(Clone)]
 pub struct RetryLayer<P = Standard> {
@@ -159,7 +159,8 @@ impl<P> RetryLayer<P> {
     }
 
     /// Reads at most so many bytes of a failed response, for at most so long, so that its connection can be used again: by default 64 KiB and
-    /// 50 ms. A response that says that it is longer is dropped at once. The time counts as part of the wait.
+    /// 50 ms. A response that says that it is longer is dropped at once, and so is any when the deadline does not leave that time. It counts as
+    /// part of the wait.
     #[must_use]
     pub fn drain(mut self, bytes: u64, time: Duration) -> Self {
         self.rules.drain = Drain { bytes, time };
@@ -452,9 +453,11 @@ where
         }
     }
 
+    /// Whether the body may end within the bounds, and the deadline leaves the time to see.
     fn is_worth_draining(&self, body: &impl Body) -> bool {
         let Drain { bytes, time } = self.rules.drain;
-        !body.is_end_stream() && body.size_hint().lower() <= bytes && !time.is_zero()
+        let fits = !time.is_zero() && self.begins_after(time).is_some();
+        fits && !body.is_end_stream() && body.size_hint().lower() <= bytes
     }
 
     fn tell(&self, outcome: &Outcome<'_>, next: &Next<B>) {

@@ -332,6 +332,23 @@ async fn the_failed_response_is_gone_before_the_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn draining_does_not_use_up_the_deadline() {
+    let slow = Plan::new().status(503).body(TestBody::new().stall());
+    let now = |outcome: &Outcome<'_>| match outcome.status() {
+        Some(StatusCode::OK) => Decision::Stop,
+        _ => Decision::Retry(Duration::ZERO),
+    };
+    for (name, total, took) in [("it does not fit", 50, 0), ("it fits", 51, 50)] {
+        let (mut service, _) = over(&RetryLayer::new(now), [slow.clone(), Plan::new()]);
+        let mut request = get();
+        Deadline::after(Duration::from_millis(total)).tighten(&mut request);
+        let begun = Instant::now();
+        assert_eq!(send(&mut service, request).await.unwrap().status(), 200, "{name}");
+        assert_eq!(begun.elapsed(), Duration::from_millis(took), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn with_a_limit_of_one_another_call_runs_during_the_backoff() {
     let (probe, _) = Probe::pair([Plan::new().status(503), Plan::new()]);
     let limited = tower::limit::ConcurrencyLimit::new(probe, 1);
