@@ -50,7 +50,7 @@ impl Attempt {
     /// The first.
     pub const FIRST: Self = Self(NonZeroU32::MIN);
 
-    /// The attempt that `message` is, or was answered at.
+    /// The attempt that `message` is, or was answered at; `None` says the first, or that nobody counts.
     pub fn of(message: &impl Message) -> Option<Self> {
         Context::of(message)?.attempt
     }

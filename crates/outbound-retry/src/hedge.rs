@@ -30,6 +30,7 @@
 //! - **Use it** to cut the slowest percents of reads (Dean and Barroso, "The Tail at Scale": hedged requests).
 //! - **Do not use it** against a peer that is slow because it is overloaded, unless its budget is small.
 //! - **Order:** inside retry; outside limits and timeouts, of which each attempt has its own.
+//! - **Costs** a request that may be hedged one allocation; one that may not, none.
 //! - **Holds** the head of the request until the response; both attempts, while both are in flight. The slower one is dropped.
 //! - **Does not hold** or send twice a request with a body, or of a method that is not idempotent (RFC 9110, 9.2.2) unless the caller
 //!   said [`Idempotent`](outbound_core::Idempotent): that passes through as it is.

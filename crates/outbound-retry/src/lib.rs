@@ -39,9 +39,10 @@
 //! - **Does not hold** anything of the last response: its body is the service's own.
 //! - **Costs** a call that could be retried one allocation, and one uncontended lock per frame of its body; a call that could not
 //!   (one attempt allowed, or `CONNECT`) neither. See [`RetryLayer`] for what else may allocate.
-//! - **Errors:** none of its own. The last real response or error is the result, unwrapped; [`Attempt`] and [`Retries`] on the response
-//!   tell how it came about, and [`Retries::track`] before the call tells it after an error too. An error of the inner service's `poll_ready`
-//!   is returned as it is.
+//! - **Errors:** none of its own: the last real response or error is the result, unwrapped, and an error of the inner service's
+//!   `poll_ready` is returned as it is. [`Attempt`] and [`Retries`] on a response tell how it came about, where they are absent there was one
+//!   attempt; [`Retries::track`] before the call tells it after an error too. Only if the deadline passes while the inner service is
+//!   getting ready for another attempt, and a response came before, it is an [`Elapsed`](outbound_core::Elapsed).
 //! - **Panics** if called outside a Tokio runtime with its timer on.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -60,6 +61,7 @@ mod retry;
 mod retry_after;
 mod statuses;
 
+pub use answer::Answer;
 pub use backoff::{Backoff, Band, Jitter};
 pub use budget::{Budget, Ratio, Rule, Share, Tokens};
 pub use invalid::InvalidSetting;

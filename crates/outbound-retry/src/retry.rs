@@ -13,7 +13,7 @@ use std::{
 use bytes::Buf;
 use http::{Method, Request, Uri, request::Parts};
 use http_body::Body;
-use outbound_core::{Attempt, BoxError, Deadline, Failure, GaveUp, Origin, Retries};
+use outbound_core::{Attempt, BoxError, Deadline, Elapsed, Failure, GaveUp, Origin, Phase, Retries};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -34,7 +34,7 @@ use crate::{
 /// # What it costs
 /// One allocation for a call that could be retried. What is in there besides may need its own: header fields of more than 1 KiB, a body
 /// of more than four chunks, a chunk that is shared for the first time (`Bytes` made from a `Vec`), extensions on the request
-/// that are not outbound's; and where neither the caller nor a layer outside has put any of outbound's context on the request yet, the entry
+/// that are not outbound's; a layer whose budget is off makes a record to see whether one inside has run out; and where neither the caller nor a layer outside has put any of outbound's context on the request yet, the entry
 /// in its `http::Extensions`, which the whole stack then shares.
 #[derive(Clone)]
 pub struct RetryLayer<P = Standard> {
@@ -90,6 +90,8 @@ struct Call<S, P, B> {
     begins: Instant,
     /// Its body, until it begins.
     body: Replay<B>,
+    /// The error it follows, if it follows one: the result if time runs out before it can begin.
+    error: Option<BoxError>,
 }
 
 #[derive(Clone)]
@@ -157,7 +159,8 @@ impl<P> RetryLayer<P> {
     }
 
     /// Reads at most so many bytes of a failed response, for at most so long, so that its connection can be used again: by default 64 KiB and
-    /// 50 ms. A response that says that it is longer is dropped at once. The time counts as part of the wait.
+    /// 50 ms. A response that says that it is longer is dropped at once, and so is any when the deadline does not leave that time. It counts as
+    /// part of the wait.
     #[must_use]
     pub fn drain(mut self, bytes: u64, time: Duration) -> Self {
         self.rules.drain = Drain { bytes, time };
@@ -233,6 +236,7 @@ where
             waited: Duration::ZERO,
             begins: Instant::now(),
             body: Replay::nothing(),
+            error: None,
             kept: kept.clone(),
         };
         let response = self.inner.call(Request::from_parts(parts, kept.first()));
@@ -296,7 +300,7 @@ where
                 }
                 StateProjection::Ready => {
                     ready!(on(call).inner.poll_ready(cx)).map_err(Into::into)?;
-                    State::Attempt { response: on(call).begin() }
+                    State::Attempt { response: on(call).begin()? }
                 }
             };
             this.state.set(next);
@@ -333,13 +337,19 @@ where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    fn begin(&mut self) -> S::Future {
+    /// Nothing is sent once the deadline has passed: not even if it did while the inner service was getting ready.
+    fn begin(&mut self) -> Result<S::Future, BoxError> {
+        if self.deadline.is_past() {
+            let waited = self.waited + self.begins.elapsed();
+            let elapsed = Elapsed::new(Phase::Queue, self.waited).took(waited);
+            return Err(self.error.take().unwrap_or_else(|| elapsed.into()));
+        }
         let body = mem::replace(&mut self.body, Replay::nothing());
         let mut request = self.kept.head.request(self.attempt, body);
         if let Some(retries) = &self.retries {
             retries.clone().attach(&mut request);
         }
-        self.inner.call(request)
+        Ok(self.inner.call(request))
     }
 
     fn judge(
@@ -354,9 +364,13 @@ where
         match next {
             Ok(Some((wait, body))) => {
                 self.prepare(wait, body);
-                return Continue(
-                    result.ok().map(Answer::into_body).filter(|body| self.is_worth_draining(body)),
-                );
+                return Continue(match result {
+                    Ok(response) => Some(response.into_body()).filter(|body| self.is_worth_draining(body)),
+                    Err(error) => {
+                        self.error = Some(error);
+                        None
+                    }
+                });
             }
             Ok(None) => stake.succeeded(),
             Err((why, wait)) => self.give_up(why, wait, result.is_ok()),
@@ -425,7 +439,7 @@ where
     }
 
     fn prepare(&mut self, wait: Duration, body: Replay<B>) {
-        self.begins = Instant::now() + wait;
+        (self.begins, self.error) = (Instant::now() + wait, None);
         (self.attempt, self.waited, self.body) = (self.attempt.next(), wait, body);
         self.retries.get_or_insert_default().retry(wait);
     }
@@ -439,9 +453,11 @@ where
         }
     }
 
+    /// Whether the body may end within the bounds, and the deadline leaves the time to see.
     fn is_worth_draining(&self, body: &impl Body) -> bool {
         let Drain { bytes, time } = self.rules.drain;
-        !body.is_end_stream() && body.size_hint().lower() <= bytes && !time.is_zero()
+        let fits = !time.is_zero() && self.begins_after(time).is_some();
+        fits && !body.is_end_stream() && body.size_hint().lower() <= bytes
     }
 
     fn tell(&self, outcome: &Outcome<'_>, next: &Next<B>) {

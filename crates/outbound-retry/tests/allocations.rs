@@ -5,6 +5,7 @@ use std::{
     num::NonZeroU32,
     pin::pin,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use allocation_counter::measure;
@@ -13,8 +14,12 @@ use http::{Method, Request, Response, Uri};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use outbound_core::{BoxError, Deadline};
-use outbound_retry::{Replay, RetryLayer};
-use tower::{Layer, Service};
+use outbound_retry::{
+    Replay, RetryLayer,
+    cool_down::{CoolDownLayer, WhileCooling},
+    hedge::HedgeLayer,
+};
+use tower::{Layer, Service, ServiceBuilder};
 
 /// Reads the whole request, and answers.
 #[derive(Clone)]
@@ -38,7 +43,11 @@ impl Service<Request<Replay<Full<Bytes>>>> for Server {
     }
 }
 
-fn allocations(layer: &RetryLayer, request: Request<Full<Bytes>>) -> u64 {
+fn allocations<L>(layer: &L, request: Request<Full<Bytes>>) -> u64
+where
+    L: Layer<Server>,
+    L::Service: Service<Request<Full<Bytes>>, Response = Response<Full<Bytes>>, Error = BoxError>,
+{
     let mut service = layer.layer(Server);
     let mut cx = Context::from_waker(Waker::noop());
     let mut response = None;
@@ -91,6 +100,31 @@ fn a_call_that_could_be_retried_costs_one_and_one_that_could_not_none() {
     for (name, layer, request, expected) in table {
         assert_eq!(allocations(layer, request), expected, "{name}");
     }
+}
+
+#[test]
+fn a_call_that_could_be_hedged_costs_one_and_one_that_could_not_none() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let _guard = runtime.enter();
+    let hedge = HedgeLayer::new(Duration::from_secs(1));
+    for (name, request, expected) in [
+        ("GET", request(Method::GET, b"", 10, true), 1),
+        ("PUT with a body", request(Method::PUT, b"hello", 10, true), 0),
+        ("POST", request(Method::POST, b"", 10, true), 0),
+    ] {
+        assert_eq!(allocations(&hedge, request), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_call_passes_the_open_gate_for_nothing() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let _guard = runtime.enter();
+    let gate = CoolDownLayer::new(WhileCooling::Wait);
+    let retry = ServiceBuilder::new().layer(RetryLayer::default()).layer(gate);
+    // The second call to the origin: the first made its gate.
+    allocations(&retry, request(Method::GET, b"", 10, true));
+    assert_eq!(allocations(&retry, request(Method::GET, b"", 10, true)), 1, "retry's own");
 }
 
 #[test]

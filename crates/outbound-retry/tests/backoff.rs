@@ -34,15 +34,16 @@ fn without_jitter_it_is_exponential_from_floor_to_ceiling() {
 fn each_jitter_stays_in_its_range_and_fills_it() {
     let base = Backoff::new(1000 * MS, 8000 * MS).unwrap();
     let band = Jitter::Band(Band::new(0.8, 1.0).unwrap());
-    for (name, jitter, low, high) in [
-        ("full", Jitter::Full, 0, 4000),
-        ("equal", Jitter::Equal, 2000, 4000),
-        ("decorrelated", Jitter::Decorrelated, 1000, 6000),
-        ("none", Jitter::None, 4000, 4000),
-        ("band", band, 3200, 4000),
+    for (name, jitter, attempt, low, high) in [
+        ("full", Jitter::Full, 3, 0, 4000),
+        ("full, long at the ceiling", Jitter::Full, 100_000, 0, 8000),
+        ("equal", Jitter::Equal, 3, 2000, 4000),
+        ("decorrelated", Jitter::Decorrelated, 3, 1000, 6000),
+        ("none", Jitter::None, 3, 4000, 4000),
+        ("band", band, 3, 3200, 4000),
     ] {
         let random = Random::seeded(7);
-        let wait = |_| random.draw(|random| base.jitter(jitter).wait(3, 2000 * MS, random));
+        let wait = |_| random.draw(|random| base.jitter(jitter).wait(attempt, 2000 * MS, random));
         let (mut least, mut most) = (Duration::MAX, Duration::ZERO);
         for wait in (0..4000).map(wait) {
             (least, most) = (least.min(wait), most.max(wait));

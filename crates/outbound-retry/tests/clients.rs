@@ -78,8 +78,11 @@ fn request(method: Method, body: &'static str) -> impl Fn(http::Uri) -> Request<
 #[tokio::test]
 async fn a_failed_response_is_drained_and_its_connection_used_again() {
     let upstream = || {
-        let failure = Answer::new(503, vec![b'x'; 20_000]);
-        Hostile::new(Script::new().exchange(failure).exchange(Answer::new(200, "ok")).close()).start()
+        // The body is on its way when the head arrives: dropped now, it would take the connection with it.
+        let failure = Answer::new(503, vec![b'x'; 20_000]).to_bytes();
+        let (now, later) = (failure.slice(..1000), failure.slice(1000..));
+        let script = Script::new().read_head().write(now).delay(Duration::from_millis(20)).write(later);
+        Hostile::new(script.exchange(Answer::new(200, "ok")).close()).start()
     };
     for (client, result, upstream) in with_both(upstream, request(Method::GET, "")).await {
         assert_eq!(result.unwrap(), (200, 2, "ok".into()), "{client}");

@@ -7,7 +7,7 @@ mod simulation;
 
 #[test]
 fn the_budget_bounds_the_load_in_the_outage_and_after_it() {
-    let fleet = Fleet { processes: 2, clients: 100, before: 20, outage: 60, after: 30 };
+    let fleet = Fleet { processes: 1, clients: 100, before: 20, outage: 60, after: 20 };
     let back = (fleet.before + fleet.outage) as usize;
     for (strategy, least, most) in [
         // For each process and second 100 calls, 20 retries for them and 10 of the floor; what was saved up before is spent

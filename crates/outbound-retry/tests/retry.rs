@@ -10,7 +10,7 @@ use outbound_core::{
 use outbound_retry::{
     Backoff, Budget, Decision, IdempotencyKey, Jitter, Outcome, Policy, Random, Retry, RetryLayer, Standard,
 };
-use outbound_testkit::{Lives, Plan, Probe, ProbeHandle, Scripted, TestBody, cancel_at_each_poll};
+use outbound_testkit::{Gate, Lives, Plan, Probe, ProbeHandle, Scripted, TestBody, cancel_at_each_poll};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt};
 
@@ -332,6 +332,23 @@ async fn the_failed_response_is_gone_before_the_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn draining_does_not_use_up_the_deadline() {
+    let slow = Plan::new().status(503).body(TestBody::new().stall());
+    let now = |outcome: &Outcome<'_>| match outcome.status() {
+        Some(StatusCode::OK) => Decision::Stop,
+        _ => Decision::Retry(Duration::ZERO),
+    };
+    for (name, total, took) in [("it does not fit", 50, 0), ("it fits", 51, 50)] {
+        let (mut service, _) = over(&RetryLayer::new(now), [slow.clone(), Plan::new()]);
+        let mut request = get();
+        Deadline::after(Duration::from_millis(total)).tighten(&mut request);
+        let begun = Instant::now();
+        assert_eq!(send(&mut service, request).await.unwrap().status(), 200, "{name}");
+        assert_eq!(begun.elapsed(), Duration::from_millis(took), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn with_a_limit_of_one_another_call_runs_during_the_backoff() {
     let (probe, _) = Probe::pair([Plan::new().status(503), Plan::new()]);
     let limited = tower::limit::ConcurrencyLimit::new(probe, 1);
@@ -361,6 +378,24 @@ async fn readiness_errors_are_returned_as_they_are() {
     let error = send(&mut service, get()).await.unwrap_err();
     assert_eq!(error.downcast_ref(), Some(&Scripted("not ready")));
     assert_eq!(probe.counts().calls, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_once_the_deadline_has_passed() {
+    for (name, first) in [("response", Plan::new().status(503)), ("error", Plan::new().error("broken"))] {
+        let gate = Gate::new("ready");
+        let (service, probe) = over(&RetryLayer::new(steady()), [first, Plan::new().ready_at(&gate)]);
+        let mut request = get();
+        Deadline::after(2 * SECOND).tighten(&mut request);
+        let call = tokio::spawn(service.oneshot(request));
+        gate.arrived(1).await;
+        tokio::time::advance(SECOND).await;
+        gate.open();
+        let error = call.await.unwrap().unwrap_err();
+        let text = if name == "error" { "broken" } else { "timed out after 2 s waiting for its turn" };
+        assert!(error.to_string().starts_with(text), "{name}: {error}");
+        assert_eq!(probe.counts().calls, 1, "{name}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,10 +23,15 @@ fn main() -> ExitCode {
     ]
     .map(|(strategy, name, colour)| {
         let load = fleet.run(strategy);
-        let back = (fleet.before + fleet.outage) as usize;
+        let (down, up) = (fleet.before as usize, (fleet.before + fleet.outage) as usize);
         let peak = load.offered.iter().max().copied().unwrap_or_default();
-        let recovered = load.served[back..].iter().position(|&served| served >= fleet.calls());
-        println!("{name}: peak {:.2} × normal, recovered after {recovered:?} s", times(peak, fleet));
+        let mean = load.offered[down..up].iter().sum::<u32>() / fleet.outage as u32;
+        let turned_away: u32 = (up..load.offered.len()).map(|n| load.offered[n] - load.served[n]).sum();
+        println!(
+            "{name}: {:.2} times the normal load in the outage, {:.2} at its peak; {turned_away} turned away after it",
+            times(mean, fleet),
+            times(peak, fleet),
+        );
         (name, colour, load)
     });
     match fs::write(&path, svg(fleet, &lines)) {

@@ -1,7 +1,7 @@
 //! A share of the calls of the last seconds, and a floor.
 
 use std::{
-    sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -10,10 +10,10 @@ use tokio::time::Instant;
 use crate::invalid::InvalidSetting;
 
 /// Retries are at most so many per cent of the calls of the last seconds, and so many a second besides: by default 20 %, 10 a
-/// second, over 10 seconds (Finagle's `RetryBudget`).
+/// second, over 10 seconds (the figures of Finagle's `RetryBudget`).
 ///
-/// In a window, retries ≤ calls × percent / 100 + floor × window. The window moves in tenths of itself, and what a quiet time saves up
-/// is forgotten after it.
+/// Over any time, retries ≤ calls × percent / 100 + floor × (time + window). What a quiet window saves up can be spent at once, and is
+/// forgotten after it; then retries come as evenly as calls do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ratio {
     percent: u32,
@@ -21,16 +21,25 @@ pub struct Ratio {
     window: Duration,
 }
 
-/// The balance is the sum of the slots and a reserve. Calls add, retries take; what a slot has added or taken is undone when the
-/// window has moved past it. A retry is one compare-and-swap on the balance, so that no race can overdraw it.
+/// What calls have brought and no retry has taken, by the tenth of the window in which they brought it. Each is taken once: no race
+/// can overdraw it, and nothing is shared but what is counted.
 #[derive(Debug)]
 pub(super) struct Window {
-    deposit: i32,
-    slot: Duration,
+    deposit: u32,
+    tenth: Duration,
     begun: Instant,
-    balance: AtomicI64,
-    /// Each the number of its turn, and what that turn has added.
+    /// Each the number of its turn, and what is left of it.
     slots: [AtomicU64; SLOTS as usize],
+    floor: Floor,
+}
+
+/// So many retries a second, as a virtual clock (the "generic cell rate algorithm", ITU-T I.371): a retry moves it on by an interval,
+/// and it may be ahead by a window.
+#[derive(Debug)]
+struct Floor {
+    interval: Option<u64>,
+    window: u64,
+    clock: AtomicU64,
 }
 
 // === Ratio ===
@@ -70,73 +79,91 @@ impl Default for Ratio {
 
 impl Window {
     pub(super) fn new(ratio: Ratio) -> Self {
-        let reserve = f64::from(ratio.floor) * ratio.window.as_secs_f64() * RETRY as f64;
         Self {
-            deposit: i32::try_from(ratio.percent).unwrap_or(i32::MAX),
-            slot: ratio.window / SLOTS,
+            deposit: ratio.percent,
+            tenth: ratio.window / SLOTS,
             begun: Instant::now(),
-            balance: AtomicI64::new(reserve as i64),
-            slots: std::array::from_fn(|_| AtomicU64::new(0)),
+            slots: [const { AtomicU64::new(0) }; SLOTS as usize],
+            floor: Floor {
+                interval: 1_000_000_000_u64.checked_div(ratio.floor.into()).map(|nanos| nanos.max(1)),
+                window: nanos(ratio.window),
+                clock: AtomicU64::new(0),
+            },
         }
     }
 
     pub(super) fn deposit(&self) {
-        self.record(self.turn(), self.deposit, true);
+        self.put(self.turn(self.begun.elapsed()), self.deposit);
     }
 
+    /// Deposits first: they are forgotten sooner.
     pub(super) fn withdraw(&self) -> bool {
-        let turn = self.turn();
-        self.forget(turn);
-        let take = |balance: i64| (balance >= RETRY).then(|| balance - RETRY);
-        let paid = self.balance.fetch_update(Relaxed, Relaxed, take).is_ok();
-        if paid {
-            self.record(turn, -(RETRY as i32), false);
-        }
-        paid
+        let now = self.begun.elapsed();
+        self.take(self.turn(now)) || self.floor.take(nanos(now))
     }
 
-    fn turn(&self) -> u32 {
-        (self.begun.elapsed().as_nanos() / self.slot.as_nanos()) as u32
+    fn turn(&self, now: Duration) -> u32 {
+        (now.as_nanos() / self.tenth.as_nanos()) as u32
     }
 
-    /// Adds to the slot of this turn, and to the balance too unless that is done; what the slot held from a turn long past is undone.
-    fn record(&self, turn: u32, amount: i32, balance: bool) {
-        let slot = &self.slots[(turn % SLOTS) as usize];
-        let (mut added, mut undone) = (0, 0);
-        let _ = slot.fetch_update(Relaxed, Relaxed, |packed| {
+    fn put(&self, turn: u32, amount: u32) {
+        let _ = self.slots[(turn % SLOTS) as usize].fetch_update(Relaxed, Relaxed, |packed| {
             let (held_turn, held) = unpack(packed);
             // A thread that was held up for a whole window finds a later turn here, and counts as that.
-            let (turn, kept) = if held_turn >= turn { (held_turn, held) } else { (turn, 0) };
-            let sum = kept.saturating_add(amount);
-            (added, undone) = (i64::from(sum) - i64::from(kept), i64::from(held) - i64::from(kept));
-            Some(pack(turn, sum))
+            let held = if held_turn < turn { 0 } else { held };
+            Some(pack(turn.max(held_turn), held.saturating_add(amount)))
         });
-        self.balance.fetch_add(if balance { added } else { 0 } - undone, Relaxed);
     }
 
-    /// Undoes the slots that the window has moved past.
-    fn forget(&self, turn: u32) {
-        for slot in &self.slots {
-            let past =
-                |packed| (unpack(packed).0.saturating_add(SLOTS) <= turn).then(|| pack(turn - SLOTS, 0));
-            let (_, held) = unpack(slot.load(Relaxed));
-            if held != 0
-                && let Ok(packed) = slot.fetch_update(Relaxed, Relaxed, past)
-            {
-                self.balance.fetch_sub(i64::from(unpack(packed).1), Relaxed);
+    /// Takes what a retry costs, of the oldest first.
+    fn take(&self, turn: u32) -> bool {
+        let by_age = || (1..=SLOTS).map(|ahead| &self.slots[(turn.wrapping_add(ahead) % SLOTS) as usize]);
+        let live = |packed| Some(unpack(packed)).filter(|&(held_turn, _)| held_turn + SLOTS > turn);
+        let all = by_age().filter_map(|slot| live(slot.load(Relaxed))).map(|(_, held)| u64::from(held));
+        if all.sum::<u64>() < RETRY.into() {
+            return false;
+        }
+        let mut owed = RETRY;
+        for slot in by_age() {
+            let part = |packed| live(packed).map(|(turn, held)| pack(turn, held.saturating_sub(owed)));
+            if let Ok(packed) = slot.fetch_update(Relaxed, Relaxed, part) {
+                owed -= unpack(packed).1.min(owed);
+            }
+            if owed == 0 {
+                return true;
             }
         }
+        // Others were faster.
+        self.put(turn, RETRY - owed);
+        false
     }
 }
 
-fn pack(turn: u32, amount: i32) -> u64 {
-    u64::from(turn) << 32 | u64::from(amount as u32)
+// === Floor ===
+
+impl Floor {
+    fn take(&self, now: u64) -> bool {
+        let Some(interval) = self.interval else { return false };
+        let tick = |clock: u64| {
+            let clock = clock.max(now).saturating_add(interval);
+            (clock - now <= self.window).then_some(clock)
+        };
+        self.clock.fetch_update(Relaxed, Relaxed, tick).is_ok()
+    }
 }
 
-fn unpack(packed: u64) -> (u32, i32) {
-    ((packed >> 32) as u32, packed as u32 as i32)
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn pack(turn: u32, amount: u32) -> u64 {
+    u64::from(turn) << 32 | u64::from(amount)
+}
+
+fn unpack(packed: u64) -> (u32, u32) {
+    ((packed >> 32) as u32, packed as u32)
 }
 
 const SLOTS: u32 = 10;
 /// What a retry costs, where a call brings as much as its per cent.
-const RETRY: i64 = 100;
+const RETRY: u32 = 100;
