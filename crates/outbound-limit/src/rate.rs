@@ -30,7 +30,7 @@ use crate::{
 /// Lets at most so many calls start in a stretch of time: a token bucket.
 ///
 /// Calls that find no token wait in line for one, or are turned away: at once where it is known that a token cannot come
-/// in time. `max_wait(Duration::ZERO)` makes that all of them. [`Overloaded`] says after how long there will be a token.
+/// in time. `max_wait(Duration::ZERO)` makes that all of them. [`Overloaded`](outbound_core::Overloaded) says after how long there will be a token.
 ///
 /// ```
 /// # use std::time::Duration;
