@@ -53,6 +53,7 @@
 
 mod adaptive;
 mod algorithm;
+mod bucket;
 mod concurrency;
 mod gate;
 mod invalid;
@@ -61,6 +62,7 @@ mod order;
 mod per_key;
 mod place;
 mod rate;
+mod rate_per_key;
 mod request;
 mod stats;
 mod sync;
@@ -74,5 +76,6 @@ pub use limiter::{Limiter, Limits};
 pub use order::Order;
 pub use per_key::{PerKey, PerOrigin};
 pub use place::Release;
-pub use rate::{RateLimit, RateLimitFuture, RateLimitLayer, RateLimiter, RatePerKey, Rates};
+pub use rate::{RateLimit, RateLimitFuture, RateLimitLayer, RateLimiter, Rates};
+pub use rate_per_key::RatePerKey;
 pub use stats::Stats;

@@ -1,38 +1,28 @@
 //! The layer that limits how many calls start in a stretch of time.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
     fmt,
     hash::Hash,
     mem,
     num::NonZeroU32,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use governor::{
-    Quota,
-    middleware::NoOpMiddleware,
-    nanos::Nanos,
-    state::{InMemoryState, NotKeyed},
-};
+use governor::Quota;
 use http::{Request, request::Parts};
-use outbound_core::{BoxError, Deadline, Origin, Overloaded};
+use outbound_core::{BoxError, Deadline, Origin};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    gate::{Entered, Gate},
+    bucket::{Asked, Bucket, Wait, checked},
     invalid::InvalidOption,
-    order::Order,
-    place::{Held, Patience, Permit, Place, how_to_wait},
+    place::{Patience, how_to_wait},
+    rate_per_key::RatePerKey,
     request,
     stats::Stats,
 };
@@ -40,7 +30,7 @@ use crate::{
 /// Lets at most so many calls start in a stretch of time: a token bucket.
 ///
 /// Calls that find no token wait in line for one, or are turned away: at once where it is known that a token cannot come
-/// in time. `max_wait(Duration::ZERO)` makes that all of them. [`Overloaded`] says after how long there will be a token.
+/// in time. `max_wait(Duration::ZERO)` makes that all of them. [`Overloaded`](outbound_core::Overloaded) says after how long there will be a token.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -86,15 +76,6 @@ pub struct RateLimit<S, L = RateLimiter> {
 #[derive(Clone)]
 pub struct RateLimiter(Arc<Bucket>);
 
-/// The same rate for each key apart, and a handle to watch it, shared by its clones.
-///
-/// A key is forgotten once its bucket is full again: not at the very moment, but before as many again have become known.
-/// A call takes one short lock to find its key, whose `Hash` and `Eq` run under it and must not make calls themselves.
-pub struct RatePerKey<K, F = fn(&Parts) -> K> {
-    keys: Arc<Mutex<Keys<K>>>,
-    key_of: F,
-}
-
 /// What rates are kept by: one [`RateLimiter`] for all calls, or a [`RatePerKey`]. Not to be implemented elsewhere.
 pub trait Rates {
     #[doc(hidden)]
@@ -119,62 +100,6 @@ pin_project! {
         Waiting { #[pin] wait: Wait, call: Option<(S, Request<B>)> },
         Running { #[pin] response: F },
     }
-}
-
-/// The tokens, and the line of those who wait for one: only its head, who holds the gate's one permit, watches the tokens.
-pub struct Bucket {
-    quota: Quota,
-    clock: Clock,
-    tokens: governor::RateLimiter<NotKeyed, InMemoryState, Clock, NoOpMiddleware<Nanos>>,
-    /// When the last token was taken, in nanoseconds since the clock's start.
-    taken: AtomicU64,
-    line: Gate,
-}
-
-/// Tokio's clock, for governor.
-#[derive(Clone, Copy)]
-struct Clock(Instant);
-
-struct Keys<K> {
-    quota: Quota,
-    buckets: HashMap<K, Arc<Bucket>>,
-    /// With so many keys, it is time to look for those to forget.
-    crowded: usize,
-    rejected: u64,
-    longest_wait: Duration,
-}
-
-/// What came of asking for a token.
-enum Asked {
-    Taken,
-    Waiting(Wait),
-    TurnedAway(Overloaded),
-}
-
-pin_project! {
-    struct Wait {
-        turn: Turn,
-        waiter: Waiter,
-        // Until patience ends, then until the token comes.
-        #[pin]
-        sleep: Sleep,
-    }
-}
-
-enum Turn {
-    InLine(Place),
-    /// At the head of the line, which nobody else is while this is held.
-    First(#[expect(dead_code, reason = "held")] Permit),
-    Over,
-}
-
-/// Who waits, and for how long already.
-struct Waiter {
-    bucket: Arc<Bucket>,
-    patience: Patience,
-    deadline: Deadline,
-    since: Instant,
-    limit: Duration,
 }
 
 // === RateLimitLayer ===
@@ -345,230 +270,3 @@ impl fmt::Debug for RateLimiter {
         f.debug_tuple("RateLimiter").field(&self.stats()).finish()
     }
 }
-
-// === RatePerKey ===
-
-impl<K, F> RatePerKey<K, F> {
-    /// How many keys are known.
-    pub fn keys(&self) -> usize {
-        self.lock().buckets.len()
-    }
-
-    /// What all keys are doing together; `limit` is that of each.
-    pub fn stats(&self) -> Stats {
-        let keys = self.lock();
-        let start = Stats {
-            limit: keys.quota.burst_size().get() as usize,
-            in_use: 0,
-            waiting: 0,
-            rejected: keys.rejected,
-            longest_wait: keys.longest_wait,
-        };
-        keys.buckets.values().map(|bucket| bucket.stats()).fold(start, Stats::and)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Keys<K>> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<K: Hash + Eq, F> RatePerKey<K, F> {
-    fn new(quota: Quota, key_of: F) -> Self {
-        let buckets = HashMap::with_capacity(CROWDED);
-        let keys = Keys { quota, buckets, crowded: CROWDED, rejected: 0, longest_wait: Duration::ZERO };
-        Self { keys: Arc::new(Mutex::new(keys)), key_of }
-    }
-}
-
-impl<K: Hash + Eq, F: Fn(&Parts) -> K> Rates for RatePerKey<K, F> {
-    fn bucket_of<B>(&self, request: Request<B>) -> (Request<B>, Arc<Bucket>) {
-        let (parts, body) = request.into_parts();
-        let key = (self.key_of)(&parts);
-        let mut keys = self.lock();
-        let forgotten = keys.forget_full();
-        let quota = keys.quota;
-        let bucket = match keys.buckets.entry(key) {
-            Entry::Occupied(known) => known.get().clone(),
-            Entry::Vacant(new) => new.insert(Arc::new(Bucket::new(quota))).clone(),
-        };
-        drop(keys);
-        drop(forgotten);
-        (Request::from_parts(parts, body), bucket)
-    }
-}
-
-impl<K, F: Clone> Clone for RatePerKey<K, F> {
-    fn clone(&self) -> Self {
-        Self { keys: self.keys.clone(), key_of: self.key_of.clone() }
-    }
-}
-
-impl<K, F> fmt::Debug for RatePerKey<K, F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RatePerKey").field("keys", &self.keys()).field("stats", &self.stats()).finish()
-    }
-}
-
-// === Keys ===
-
-impl<K: Hash + Eq> Keys<K> {
-    /// Forgets the keys that are as good as new, if there are many: each call pays for as many as it has added, on average.
-    fn forget_full(&mut self) -> Vec<(K, Arc<Bucket>)> {
-        if self.buckets.len() < self.crowded {
-            return Vec::new();
-        }
-        let forgotten: Vec<_> = self.buckets.extract_if(|_, bucket| bucket.is_as_new()).collect();
-        for (_, bucket) in &forgotten {
-            self.rejected += bucket.line.rejected();
-            self.longest_wait = self.longest_wait.max(bucket.line.longest_wait());
-        }
-        self.crowded = CROWDED.max(2 * self.buckets.len());
-        self.buckets.shrink_to(self.crowded);
-        forgotten
-    }
-}
-
-// === Bucket ===
-
-impl Bucket {
-    fn new(quota: Quota) -> Self {
-        let clock = Clock(Instant::now());
-        Self {
-            quota,
-            clock,
-            tokens: governor::RateLimiter::direct_with_clock(quota, clock),
-            taken: AtomicU64::new(0),
-            line: Gate::new(1),
-        }
-    }
-
-    /// Takes a token, or tells how long it is until one comes.
-    fn take(&self) -> Result<(), Duration> {
-        let now = governor::clock::Clock::now(&self.clock);
-        self.tokens.check().map_err(|not_until| not_until.wait_time_from(now))?;
-        self.taken.store(now.into(), Relaxed);
-        Ok(())
-    }
-
-    fn ask(self: Arc<Self>, patience: Patience, deadline: Deadline) -> Asked {
-        let wait = match self.line.is_idle().then(|| self.take()) {
-            Some(Ok(())) => return Asked::Taken,
-            Some(Err(wait)) => wait,
-            // At least: the one at the head may have its token any moment, the others need one each.
-            None => self.quota.replenish_interval().saturating_mul(saturating(self.line.stats().waiting)),
-        };
-        let waiter = Waiter {
-            limit: patience.max_wait.min(deadline.left()),
-            since: Instant::now(),
-            bucket: self,
-            patience,
-            deadline,
-        };
-        let places = patience.max_waiting.checked_sub(1).filter(|_| !waiter.limit.is_zero());
-        let (Some(behind_head), true) = (places, wait <= waiter.limit) else {
-            return Asked::TurnedAway(waiter.turned_away().room_in(wait));
-        };
-        let held = waiter.bucket.clone();
-        let turn = match held.line.enter(Order::Fifo, behind_head, waiter.since) {
-            Entered::Granted => Turn::First(Permit::new(held)),
-            Entered::InLine(ticket) => Turn::InLine(Place::new(held, ticket)),
-            Entered::Full(_) => return Asked::TurnedAway(waiter.turned_away()),
-        };
-        Asked::Waiting(Wait { turn, sleep: sleep(waiter.limit), waiter })
-    }
-
-    fn is_as_new(self: &Arc<Self>) -> bool {
-        let since_taken =
-            self.clock.0.elapsed().saturating_sub(Duration::from_nanos(self.taken.load(Relaxed)));
-        Arc::strong_count(self) == 1 && since_taken >= self.quota.burst_size_replenished_in()
-    }
-
-    fn stats(&self) -> Stats {
-        let line = self.line.stats();
-        let limit = self.quota.burst_size().get() as usize;
-        Stats { limit, in_use: 0, waiting: line.in_use + line.waiting, ..line }
-    }
-}
-
-impl fmt::Debug for Bucket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Bucket").field(&self.stats()).finish()
-    }
-}
-
-impl Held for Bucket {
-    fn gate(&self) -> &Gate {
-        &self.line
-    }
-}
-
-// === Wait ===
-
-impl Wait {
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Overloaded>> {
-        let mut this = self.project();
-        if let Turn::InLine(place) = this.turn {
-            match place.poll(cx) {
-                Poll::Ready(Some(permit)) => *this.turn = Turn::First(permit),
-                Poll::Pending if this.sleep.as_mut().poll(cx).is_pending() => return Poll::Pending,
-                _ => return Poll::Ready(Err(this.waiter.gives_up(this.turn))),
-            }
-        }
-        // Nothing is sent once the deadline has passed, whatever tokens there are.
-        while !this.waiter.deadline.is_past() {
-            let Err(wait) = this.waiter.bucket.take() else { return Poll::Ready(Ok(())) };
-            if this.waiter.since.elapsed().saturating_add(wait) > this.waiter.limit {
-                return Poll::Ready(Err(this.waiter.gives_up(this.turn).room_in(wait)));
-            }
-            this.sleep.as_mut().reset(Instant::now() + wait);
-            ready!(this.sleep.as_mut().poll(cx));
-        }
-        Poll::Ready(Err(this.waiter.gives_up(this.turn)))
-    }
-}
-
-// === Waiter ===
-
-impl Waiter {
-    fn turned_away(&self) -> Overloaded {
-        let Stats { limit, waiting, .. } = self.bucket.stats();
-        self.patience.turned_away(&self.bucket.line, limit, waiting)
-    }
-
-    fn gives_up(&self, turn: &mut Turn) -> Overloaded {
-        *turn = Turn::Over;
-        self.turned_away().waited(self.since.elapsed())
-    }
-}
-
-impl Drop for Waiter {
-    fn drop(&mut self) {
-        self.bucket.line.waited(self.since.elapsed());
-    }
-}
-
-// === Clock ===
-
-impl governor::clock::Clock for Clock {
-    type Instant = Nanos;
-
-    fn now(&self) -> Nanos {
-        self.0.elapsed().into()
-    }
-}
-
-/// `every` with room for `burst` tokens, if those come within what the clock can count.
-fn checked(every: Quota, burst: NonZeroU32) -> Result<Quota, InvalidOption> {
-    let full = every.replenish_interval().checked_mul(burst.get());
-    let holds = full.is_some_and(|full| full <= CENTURY);
-    InvalidOption::unless(holds, "burst", "so small that as many tokens come within 100 years")?;
-    Ok(every.allow_burst(burst))
-}
-
-fn saturating(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-/// So many keys are kept without a look at them.
-const CROWDED: usize = 56;

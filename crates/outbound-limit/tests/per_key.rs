@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     pin::{Pin, pin},
-    sync::Barrier,
+    sync::{Barrier, Mutex},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -152,6 +152,8 @@ fn threads_that_meet_at_a_key_neither_lose_it_nor_leave_it_behind() {
     let layer = ConcurrencyLimitLayer::new(3).max_waiting(0).per_key(|_| ());
     let handle = layer.handle();
     let in_step = Barrier::new(THREADS);
+    // Told at the end: a thread that panics would leave the others at the barrier.
+    let wrong = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
@@ -161,21 +163,23 @@ fn threads_that_meet_at_a_key_neither_lose_it_nor_leave_it_behind() {
                 for round in 0..5_000 {
                     in_step.wait();
                     let response = poll_once(pin!(service.call(Request::new(()))));
-                    let Poll::Ready(response) = response else { panic!("nobody waits") };
                     if in_step.wait().is_leader() {
                         let stats = handle.stats();
-                        assert_eq!((handle.keys(), stats.in_use), (1, 3), "round {round}");
-                        assert_eq!(stats.rejected, round + 1);
+                        if (handle.keys(), stats.in_use, stats.rejected) != (1, 3, round + 1) {
+                            wrong.lock().unwrap().push(format!("round {round}: {stats:?}"));
+                        }
                     }
                     in_step.wait();
                     drop(response);
-                    if in_step.wait().is_leader() {
-                        assert_eq!(handle.keys(), 0, "round {round}");
+                    if in_step.wait().is_leader() && handle.keys() != 0 {
+                        wrong.lock().unwrap().push(format!("round {round}: left behind"));
                     }
                 }
             });
         }
     });
+    let wrong = wrong.into_inner().unwrap();
+    assert!(wrong.is_empty(), "{} rounds, the first: {}", wrong.len(), wrong[0]);
 }
 
 const THREADS: usize = 4;
