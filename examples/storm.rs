@@ -19,12 +19,14 @@ use std::{
 
 use bytes::Bytes;
 use clap::Parser;
-use http::{Method, Request, Uri, header::CONTENT_TYPE};
+use http::{Method, Request, Response, Uri, header::CONTENT_TYPE};
+use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use indicatif::{ProgressBar, ProgressStyle};
 use outbound::{
-    BoxError, ConnectionInfo, Deadline, Exchange, Failure, Phase, Pool,
+    BoxError, ConnectionInfo, Deadline, Exchange, Failure, Phase, Pool, ServiceBuilderExt,
     pool::connect::{Tcp, Tls, webpki_roots},
+    retry,
 };
 use outbound_examples::{
     tally::{Call, Outcome, Tally},
@@ -32,7 +34,7 @@ use outbound_examples::{
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::time::{Instant, timeout_at};
-use tower::ServiceExt;
+use tower::{Service, ServiceBuilder, ServiceExt};
 
 #[global_allocator]
 static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -70,8 +72,8 @@ struct Options {
 }
 
 /// What all callers share.
-struct Storm {
-    client: Pool<Tls<Tcp>>,
+struct Storm<S> {
+    client: S,
     target: Uri,
     method: Method,
     image: Bytes,
@@ -145,8 +147,12 @@ fn weather(options: &Options, tally: &mut Tally, progress: ProgressBar) -> Resul
         .max_connections_per_host(options.max_connections)
         .max_waiting(options.concurrency)
         .build(Tls::new(Tcp::new(), webpki_roots()))?;
+    let stack = ServiceBuilder::new()
+        .retries(retry::Standard::default())
+        .concurrency(options.concurrency)
+        .service(client.clone());
     let storm = Arc::new(Storm {
-        client: client.clone(),
+        client: stack,
         target,
         method: options.method.clone(),
         image: image(options.body_bytes),
@@ -169,12 +175,22 @@ fn weather(options: &Options, tally: &mut Tally, progress: ProgressBar) -> Resul
 }
 
 /// Lets so many callers loose, and keeps the books until they are done or the user has seen enough.
-async fn rage(
-    storm: Arc<Storm>,
+async fn rage<S, R>(
+    storm: Arc<Storm<S>>,
     callers: usize,
     tally: &mut Tally,
     progress: &ProgressBar,
-) -> Result<(), BoxError> {
+) -> Result<(), BoxError>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<R>, Error = BoxError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+    R: Body<Error = BoxError> + Send,
+    R::Data: Send,
+{
     let (report, mut reported) = tokio::sync::mpsc::channel(1_024);
     for _ in 0..callers.min(storm.requests) {
         let (storm, report) = (storm.clone(), report.clone());
@@ -207,7 +223,11 @@ async fn rage(
     }
 }
 
-impl Storm {
+impl<S, R> Storm<S>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<R>, Error = BoxError> + Clone,
+    R: Body<Error = BoxError>,
+{
     /// The next call, if one is left.
     async fn call(&self) -> Option<(Call, Option<BoxError>)> {
         let number = self.next.fetch_add(1, Relaxed);

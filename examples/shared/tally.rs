@@ -255,9 +255,18 @@ impl fmt::Display for Tally {
         }
         let Held { sockets, permits, bytes } = self.held;
         row("still held", format_args!("{sockets} sockets, {permits} permits, {bytes} bytes of memory"))?;
-        match self.unexpected() {
-            0 => write!(f, "\nno call failed that should not have"),
-            calls => write!(f, "\n{calls} calls failed that should not have"),
+        let failed = self.outcomes.iter().filter(|(outcome, _)| matches!(outcome, Outcome::Failed { .. }));
+        let failed = failed.map(|(_, calls)| calls).sum::<u64>();
+        match (self.unexpected(), failed) {
+            (0, 0) => write!(f, "\nevery call was answered"),
+            (0, _) => {
+                write!(
+                    f,
+                    "\nno call failed that should not have: of those {failed} a byte had been sent, and the method is "
+                )?;
+                write!(f, "not idempotent, so that only the caller can say whether to send them again")
+            }
+            (calls, _) => write!(f, "\n{calls} calls failed that should not have"),
         }
     }
 }

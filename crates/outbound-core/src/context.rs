@@ -4,7 +4,7 @@ use std::{fmt, num::NonZeroU32, panic::Location};
 
 use http::{Extensions, Request, Response, request, response};
 
-use crate::{deadline::Deadline, exchange::Exchange};
+use crate::{deadline::Deadline, exchange::Exchange, ledger::Ledger, retries::Retries};
 
 /// A message that carries context: a request or a response, or the parts of one.
 pub trait Message: sealed::Sealed {
@@ -27,6 +27,12 @@ pub struct CallSite(&'static Location<'static>);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Idempotent;
 
+/// All that a request carries for its call as a whole: everything but the number and the record of one attempt.
+///
+/// A retry layer keeps it, and gives it to each further attempt. Cloning it allocates nothing.
+#[derive(Clone, Debug)]
+pub struct CallContext(Context);
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Context {
     pub(crate) deadline: Option<Deadline>,
@@ -34,6 +40,8 @@ pub(crate) struct Context {
     pub(crate) call_site: Option<CallSite>,
     pub(crate) idempotent: bool,
     pub(crate) exchange: Option<Exchange>,
+    pub(crate) ledger: Option<Ledger>,
+    pub(crate) retries: Option<Retries>,
 }
 
 // === Attempt ===
@@ -42,7 +50,7 @@ impl Attempt {
     /// The first.
     pub const FIRST: Self = Self(NonZeroU32::MIN);
 
-    /// The attempt that `message` is, or was answered at.
+    /// The attempt that `message` is, or was answered at; `None` says the first, or that nobody counts.
     pub fn of(message: &impl Message) -> Option<Self> {
         Context::of(message)?.attempt
     }
@@ -50,6 +58,14 @@ impl Attempt {
     /// Puts it on `message`.
     pub fn attach(self, message: &mut impl Message) {
         Context::entry(message).attempt = Some(self);
+    }
+
+    /// Puts it on `message`, unless it is the first and `message` carries no context yet: then its absence says as much,
+    /// and costs nothing.
+    pub fn note(self, message: &mut impl Message) {
+        if self > Self::FIRST || Context::of(message).is_some() {
+            self.attach(message);
+        }
     }
 
     /// The one after this.
@@ -112,6 +128,21 @@ impl Idempotent {
     /// Says so of `message`.
     pub fn attach(self, message: &mut impl Message) {
         Context::entry(message).idempotent = true;
+    }
+}
+
+// === CallContext ===
+
+impl CallContext {
+    /// What `message` carries for its call, if it carries anything.
+    pub fn of(message: &impl Message) -> Option<Self> {
+        let context = Context::of(message)?.clone();
+        Some(Self(Context { attempt: None, exchange: None, ..context }))
+    }
+
+    /// Puts it on `message`, in place of all that is there.
+    pub fn attach(self, message: &mut impl Message) {
+        *Context::entry(message) = self.0;
     }
 }
 

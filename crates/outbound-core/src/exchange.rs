@@ -3,7 +3,10 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU8, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
     },
     time::Duration,
 };
@@ -96,7 +99,7 @@ impl Exchange {
 
     /// Where the attempt is now.
     pub fn phase(&self) -> Phase {
-        Phase::ALL[usize::from(self.0.phase.load(Relaxed))]
+        Phase::ALL[usize::from(self.0.phase.load(Acquire))]
     }
 
     /// When it entered that phase: in [`Phase::Head`] the instant at which the request had been sent.
@@ -169,7 +172,8 @@ impl Exchange {
         let record = &*self.0;
         let now = u64::try_from(record.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let since = record.since.swap(now, Relaxed);
-        let left = record.phase.swap(phase as u8, Relaxed);
+        // Whoever sees the phase sees when it was entered, and not when an earlier one was.
+        let left = record.phase.swap(phase as u8, AcqRel);
         record.spent[usize::from(left)].fetch_add(now.saturating_sub(since), Relaxed);
     }
 

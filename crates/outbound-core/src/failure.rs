@@ -1,10 +1,15 @@
 //! The one view on any error chain.
 
-use std::{error::Error, time::Duration};
+use std::{
+    error::Error,
+    ops::ControlFlow::{Break, Continue},
+    time::Duration,
+};
 
 use crate::{
     connection::ConnectionInfo,
     context::Attempt,
+    cooling_down::CoolingDown,
     elapsed::Elapsed,
     error::{chain, find},
     origin::{InvalidOrigin, Origin},
@@ -24,12 +29,17 @@ pub struct Failure {
     phase: Option<Phase>,
     delivery: Delivery,
     late_by: Duration,
+    origin: Option<Origin>,
     snapshot: Option<Box<Snapshot>>,
 }
 
 impl Failure {
     /// Reads `error` and everything that caused it.
     pub fn of(error: &(dyn Error + 'static)) -> Self {
+        #[cfg(feature = "hyper")]
+        if crate::foreign::is_of_request_body(error) {
+            return Self::foreign(error);
+        }
         let elapsed = find::<Elapsed>(error);
         let mut failure = if let Some(transport) = find::<TransportError>(error) {
             Self::told(transport.kind(), transport.snapshot())
@@ -37,14 +47,20 @@ impl Failure {
             let delivery = elapsed.delivery();
             let snapshot = elapsed.snapshot().cloned().map(Box::new);
             Self { snapshot, ..Self::new(Kind::Timeout, elapsed.phase(), delivery) }
-        } else if find::<Overloaded>(error).is_some() {
-            Self::new(Kind::Overloaded, Phase::Queue, Delivery::NotSent)
+        } else if let Some(overloaded) = find::<Overloaded>(error) {
+            let origin = overloaded.origin().cloned();
+            Self { origin, ..Self::new(Kind::Overloaded, Phase::Queue, Delivery::NotSent) }
+        } else if let Some(cooling) = find::<CoolingDown>(error) {
+            let origin = Some(cooling.origin().clone());
+            Self { origin, ..Self::new(Kind::Overloaded, Phase::Queue, Delivery::NotSent) }
         } else if find::<InvalidOrigin>(error).is_some() {
             Self::new(Kind::Invalid, Phase::Queue, Delivery::NotSent)
         } else {
             Self::foreign(error)
         };
-        failure.late_by = elapsed.map_or(Duration::ZERO, Elapsed::late_by);
+        if failure.kind == Kind::Timeout {
+            failure.late_by = elapsed.map_or(Duration::ZERO, Elapsed::late_by);
+        }
         failure
     }
 
@@ -70,7 +86,7 @@ impl Failure {
 
     /// Where the request was going, if the error tells.
     pub fn origin(&self) -> Option<&Origin> {
-        self.snapshot()?.origin.as_ref()
+        self.origin.as_ref().or_else(|| self.snapshot()?.origin.as_ref())
     }
 
     /// The connection it was on, if the error tells.
@@ -94,7 +110,7 @@ impl Failure {
     }
 
     pub(crate) fn new(kind: Kind, phase: impl Into<Option<Phase>>, delivery: Delivery) -> Self {
-        Self { kind, phase: phase.into(), delivery, late_by: Duration::ZERO, snapshot: None }
+        Self { kind, phase: phase.into(), delivery, late_by: Duration::ZERO, origin: None, snapshot: None }
     }
 
     fn told(kind: Kind, snapshot: &Snapshot) -> Self {
@@ -107,16 +123,19 @@ impl Failure {
     /// The innermost error that says anything decides: it is the cause of those around it.
     fn foreign(error: &(dyn Error + 'static)) -> Self {
         let unknown = Self::new(Kind::Other, None, Delivery::Maybe);
-        chain(error).fold(unknown, |outer, error| {
+        let read = chain(error).try_fold(unknown, |outer, error| {
             #[cfg(feature = "hyper")]
-            if let Some(inner) = crate::foreign::read(error, &outer) {
-                return inner;
+            if let Some(read) = crate::foreign::read(error, &outer) {
+                return read;
             }
             match error.downcast_ref().and_then(of_io) {
-                Some(kind) => Self { kind, ..outer },
-                None => outer,
+                Some(kind) => Continue(Self { kind, ..outer }),
+                None => Continue(outer),
             }
-        })
+        });
+        match read {
+            Continue(failure) | Break(failure) => failure,
+        }
     }
 }
 

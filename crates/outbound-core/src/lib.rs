@@ -20,13 +20,14 @@
 //! ```
 //!
 //! - **Errors:** [`BoxError`] on the seam between layers, found again with [`find`], read with [`Failure::of`].
-//! - **Context:** [`Deadline`], [`Attempt`], [`CallSite`], [`Idempotent`] and [`Exchange`] ride on a request;
-//!   [`Attempt`], [`ConnectionInfo`] and [`Timings`] on its response. Each has one writer.
+//! - **Context:** [`Deadline`], [`Attempt`], [`CallSite`], [`Idempotent`], [`Exchange`] and [`Ledger`] ride on a request;
+//!   [`Attempt`], [`Retries`], [`ConnectionInfo`] and [`Timings`] on its response. Each has one writer.
 //! - **Bodies:** [`OnEnd`] tells a hook exactly once how a body ended.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod connection;
 mod context;
+mod cooling_down;
 mod deadline;
 mod elapsed;
 mod error;
@@ -34,24 +35,29 @@ mod exchange;
 mod failure;
 #[cfg(feature = "hyper")]
 mod foreign;
+mod ledger;
 mod on_end;
 mod origin;
 mod overloaded;
+mod retries;
 mod snapshot;
 mod transport;
 mod units;
 mod words;
 
 pub use connection::{ConnectionInfo, Established, Timings};
-pub use context::{Attempt, CallSite, Idempotent, Message};
+pub use context::{Attempt, CallContext, CallSite, Idempotent, Message};
+pub use cooling_down::CoolingDown;
 pub use deadline::Deadline;
 pub use elapsed::Elapsed;
 pub use error::{BoxError, chain, find};
 pub use exchange::Exchange;
 pub use failure::Failure;
+pub use ledger::{Account, Ledger};
 pub use on_end::{AtEnd, End, OnEnd};
 pub use origin::{InvalidOrigin, Origin};
 pub use overloaded::Overloaded;
+pub use retries::Retries;
 pub use snapshot::Snapshot;
 pub use transport::{Holders, TransportError};
-pub use words::{Delivery, Kind, Phase};
+pub use words::{Delivery, GaveUp, Kind, Phase};

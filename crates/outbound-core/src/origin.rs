@@ -73,6 +73,7 @@ impl Origin {
             Some(colon) if text.as_bytes()[colon] == b':' => (colon, &text[colon + 1..]),
             _ => (text.len(), ""),
         };
+        let is_padded = port.starts_with('0');
         let port = match port {
             "" if https => 443,
             "" => 80,
@@ -81,6 +82,11 @@ impl Origin {
         if host == 0 {
             return Err(InvalidOrigin::NoHost);
         }
+        let authority = if is_padded {
+            format!("{}:{port}", &text[..host]).parse().map_err(|_| InvalidOrigin::NoHost)?
+        } else {
+            authority
+        };
         Ok(Self { https, port, host, authority })
     }
 

@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, time::Duration};
 
-use crate::units::Time;
+use crate::{origin::Origin, units::Time};
 
 /// A limit of ours had no room for the call, and no room to wait for it.
 ///
@@ -13,18 +13,34 @@ pub struct Overloaded {
     limit: usize,
     waiting: usize,
     waited: Duration,
+    room_in: Option<Duration>,
+    origin: Option<Origin>,
 }
 
 impl Overloaded {
     /// `limiter`, which lets `limit` calls through at once, had `waiting` calls in its queue already.
     pub fn new(limiter: &'static str, limit: usize, waiting: usize) -> Self {
-        Self { limiter, limit, waiting, waited: Duration::ZERO }
+        Self { limiter, limit, waiting, waited: Duration::ZERO, room_in: None, origin: None }
     }
 
     /// The call had waited for so long when it was turned away.
     #[must_use]
     pub fn waited(mut self, waited: Duration) -> Self {
         self.waited = waited;
+        self
+    }
+
+    /// There will be room after so long, if nobody else takes it.
+    #[must_use]
+    pub fn room_in(mut self, time: Duration) -> Self {
+        self.room_in = Some(time);
+        self
+    }
+
+    /// The call was going to `origin`.
+    #[must_use]
+    pub fn to(mut self, origin: Origin) -> Self {
+        self.origin = Some(origin);
         self
     }
 
@@ -47,17 +63,59 @@ impl Overloaded {
     pub fn time_waited(&self) -> Duration {
         self.waited
     }
+
+    /// After how long there will be room, where that is known: a rate knows it, a number of calls at once does not.
+    pub fn time_to_room(&self) -> Option<Duration> {
+        self.room_in
+    }
+
+    /// Where the call was going, where that is known.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
 }
 
 impl fmt::Display for Overloaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { limiter, limit, waiting, .. } = self;
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
+        }
         write!(f, "{limiter} is overloaded: all {limit} in use, {waiting} waiting")?;
         if !self.waited.is_zero() {
             write!(f, ", gave up after {}", Time(self.waited))?;
+        }
+        if let Some(time) = self.room_in {
+            write!(f, ", room in {}", Time(time))?;
         }
         Ok(())
     }
 }
 
 impl Error for Overloaded {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_is_known() -> Result<(), crate::BoxError> {
+        let origin = Origin::of(&"https://user:secret@a.example/path?query".parse()?)?;
+        let bare = Overloaded::new("limit", 10, 3);
+        for (error, line) in [
+            (bare.clone(), "limit is overloaded: all 10 in use, 3 waiting"),
+            (
+                bare.clone().to(origin.clone()).waited(Duration::from_secs(2)),
+                "https://a.example: limit is overloaded: all 10 in use, 3 waiting, gave up after 2 s",
+            ),
+            (
+                bare.clone().room_in(Duration::from_millis(250)),
+                "limit is overloaded: all 10 in use, 3 waiting, room in 250 ms",
+            ),
+        ] {
+            assert_eq!(error.to_string(), line);
+        }
+        assert_eq!(crate::Failure::of(&bare.to(origin.clone())).origin(), Some(&origin));
+        Ok(())
+    }
+}

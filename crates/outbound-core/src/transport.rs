@@ -89,7 +89,8 @@ impl fmt::Display for TransportError {
             write!(f, "{origin}: ")?;
         }
         write!(f, "{} {}", self.kind.happened(), snapshot.phase.doing())?;
-        match self.source.as_deref().and_then(|source| find::<Elapsed>(source)) {
+        let source = self.source.as_deref().filter(|_| self.kind == Kind::Timeout);
+        match source.and_then(|source| find::<Elapsed>(source)) {
             Some(elapsed) => write!(f, " for {} (limit {})", Time(elapsed.elapsed()), Time(elapsed.limit()))?,
             None => write!(f, " after {}", Time(snapshot.elapsed))?,
         }

@@ -54,7 +54,8 @@ words! {
     Kind {
         /// A limit of time ran out: [`Elapsed`](crate::Elapsed).
         Timeout => "timeout",
-        /// A limit of ours had no room: [`Overloaded`](crate::Overloaded).
+        /// A limit of ours had no room, or the origin asked to be left alone: [`Overloaded`](crate::Overloaded),
+        /// [`CoolingDown`](crate::CoolingDown).
         Overloaded => "overloaded",
         /// The name could not be resolved, or resolved to nothing.
         Resolve => "resolve",
@@ -100,6 +101,26 @@ words! {
         Maybe => "maybe",
         /// Yes: a final response head arrived.
         Answered => "answered",
+    }
+}
+
+words! {
+    /// Why a failure was not retried.
+    GaveUp {
+        /// The peer may have acted on the request, and nobody said that acting twice does no harm (RFC 9110, 9.2.2).
+        NotIdempotent => "not_idempotent",
+        /// As many attempts as allowed have been made.
+        Attempts => "attempts",
+        /// The retry budget has nothing left.
+        Budget => "budget",
+        /// The next attempt would have begun after the deadline.
+        Deadline => "deadline",
+        /// The request's body cannot be sent again: it was larger than what is kept of one, or it failed.
+        Body => "body",
+        /// The peer asked for a longer wait than is allowed.
+        RetryAfter => "retry_after",
+        /// Sending it again would not help, or the policy says so for a reason of its own.
+        Policy => "policy",
     }
 }
 

@@ -10,17 +10,17 @@ use std::{
 
 use http::{Request, Response, Uri};
 use outbound_core::{
-    BoxError, Elapsed, Exchange, InvalidOrigin, Kind, Origin, Overloaded, Phase, TransportError,
+    BoxError, Deadline, Elapsed, Exchange, InvalidOrigin, Kind, Origin, Overloaded, Phase, TransportError,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::{
     body::Body,
-    connect::{Connect, Dialing, Progress, kind_of},
+    connect::{Connect, Opening, Progress, kind_of},
     connection::{Lease, Opened, Slot, Waiting},
     pool::Shared,
     sending::{Broken, Call, Sending},
-    slots::{Acquire, Full, Ticket, Turn},
+    slots::{Acquire, Full, Turn},
 };
 
 /// The response to come, of [`Pool`](crate::Pool).
@@ -96,126 +96,162 @@ impl<C> fmt::Debug for ResponseFuture<C> {
 async fn go<C: Connect>(
     shared: Arc<Shared<C>>,
     mut call: Call,
-    mut acquired: Acquired,
+    acquired: Acquired,
 ) -> Result<Response<Body>, BoxError> {
-    loop {
-        let lease = match acquired {
-            Acquire::Now(lease) => lease,
-            Acquire::Later(waiting) => shared.obtain(&mut call, waiting).await?,
-        };
-        match Sending::new(lease, call).await {
-            Ok(response) => return Ok(response),
-            Err(broken) => {
-                let (again, ticket) = broken.recover().await?;
-                acquired = shared.reacquire(&again, ticket)?;
-                call = again;
-            }
-        }
+    let lease = match acquired {
+        Acquire::Now(lease) => lease,
+        Acquire::Later(waiting) => shared.obtain(&mut call, waiting).await?,
+    };
+    match Sending::new(lease, call).await {
+        Ok(response) => Ok(response),
+        Err(broken) => go_again(shared, broken).await,
     }
 }
 
+/// Once more, on a new connection.
 async fn go_again<C: Connect>(
     shared: Arc<Shared<C>>,
     broken: Box<Broken>,
 ) -> Result<Response<Body>, BoxError> {
-    let (call, ticket) = broken.recover().await?;
-    let acquired = shared.reacquire(&call, ticket)?;
-    go(shared, call, acquired).await
+    let (mut call, slot) = broken.recover().await?;
+    let lease = shared.reopen(&mut call, slot).await?;
+    match Sending::new(lease, call).await {
+        Ok(response) => Ok(response),
+        Err(broken) => Err(broken.into_error()),
+    }
 }
 
 impl<C: Connect> Shared<C> {
     /// An idle connection that is alive, or a place in the queue.
     fn acquire(&self, call: &Call) -> Result<Acquired, BoxError> {
         let mut acquired = self.slots.acquire(&call.origin, call.site);
-        while let Ok(Acquire::Now(lease)) = acquired {
-            if lease.is_alive() {
+        while let Ok(Acquire::Now(mut lease)) = acquired {
+            if lease.hold() {
                 return Ok(Acquire::Now(lease));
             }
             let ticket = lease.bury();
-            acquired = self.slots.reacquire(&call.origin, call.site, ticket, false);
+            acquired = self.slots.reacquire(&call.origin, call.site, ticket);
         }
         acquired.map_err(overloaded)
     }
 
-    /// A place in the queue, its old one, for a call whose connection has died under it.
-    fn reacquire(&self, call: &Call, ticket: Ticket) -> Result<Acquired, BoxError> {
-        self.slots.reacquire(&call.origin, call.site, ticket, true).map_err(overloaded)
-    }
-
     /// Waits until a connection is set free, or is opened for this call.
     async fn obtain(&self, call: &mut Call, mut waiting: Waiting) -> Result<Lease, BoxError> {
-        let (origin, site, deadline) = (call.origin.clone(), call.site, call.deadline);
-        let left = deadline.left();
-        let limit = self.timeouts.acquire.min(left);
+        let (origin, site, deadline) = (call.origin.clone(), call.site, Due::now(call.deadline));
+        let limit = self.timeouts.acquire.min(deadline.left);
         let exchange = call.exchange();
         exchange.enter(Phase::Acquire);
-        let begun = Instant::now();
-        let (mut timer, mut overdue) = (pin!(sleep(limit)), pin!(sleep(left)));
-        let mut dial: Option<(Progress, Dialing)> = None;
+        let (mut timer, mut dial) = (pin!(sleep(limit)), None::<Dial>);
         let lease = std::future::poll_fn(|cx| {
             while let Poll::Ready(turn) = waiting.poll(cx) {
                 match turn {
-                    Turn::Dial(slot) => dial = Some(self.dial(slot, &origin)),
-                    Turn::Reuse(lease) if lease.is_alive() => {
-                        if let Some((_, dialing)) = dial.take() {
-                            tokio::spawn(finish(dialing));
+                    Turn::Dial(slot) => dial = Some(self.dial(Arc::new(slot), &origin, deadline)),
+                    Turn::Reuse(mut lease) => {
+                        if lease.hold() {
+                            if let Some(Dial { opening, .. }) = dial.take() {
+                                tokio::spawn(finish(opening));
+                            }
+                            return Poll::Ready(Ok(lease));
                         }
-                        return Poll::Ready(Ok(lease));
-                    }
-                    Turn::Reuse(dead) => {
-                        dead.bury();
+                        lease.bury();
                         waiting.requeue();
                     }
                 }
             }
-            if let Some((progress, dialing)) = &mut dial {
-                let polled = dialing.as_mut().poll(cx);
-                if exchange.phase() != progress.phase() {
-                    exchange.enter(progress.phase());
-                }
-                return match polled {
-                    Poll::Ready(Ok(Opened { connection, slot })) => {
-                        Poll::Ready(Ok(slot.lease(connection, waiting.ticket(), site)))
-                    }
-                    Poll::Ready(Err(error)) => {
-                        let kind = kind_of(progress.phase(), &*error);
-                        Poll::Ready(Err(TransportError::new(kind, &*exchange).because(error)))
-                    }
-                    Poll::Pending => overdue.as_mut().poll(cx).map(|()| Err(too_late(exchange, left, begun))),
-                };
+            if let Some(dial) = &mut dial {
+                let Opened { connection, slot } = ready!(dial.poll(exchange, cx))?;
+                return Poll::Ready(Ok(slot.lease(connection, waiting.ticket(), site)));
             }
             ready!(timer.as_mut().poll(cx));
-            let elapsed = Elapsed::new(Phase::Acquire, limit).took(begun.elapsed());
+            let elapsed = Elapsed::new(Phase::Acquire, limit).took(deadline.since.elapsed());
             let holders = self.slots.holders(&origin);
             Poll::Ready(Err(TransportError::new(Kind::Timeout, &*exchange).because(elapsed).held_by(holders)))
         })
         .await?;
-        if deadline.is_past() {
-            lease.release();
-            return Err(too_late(exchange, left, begun).into());
-        }
-        Ok(lease)
+        deadline.keep(lease, exchange)
     }
 
-    fn dial(&self, slot: Slot, origin: &Origin) -> (Progress, Dialing) {
+    /// Opens a connection in the place of one that is closed.
+    async fn reopen(&self, call: &mut Call, slot: Arc<Slot>) -> Result<Lease, BoxError> {
+        slot.redial();
+        let deadline = Due::now(call.deadline);
+        let (mut dial, site) = (self.dial(slot, &call.origin, deadline), call.site);
+        let exchange = call.exchange();
+        let Opened { connection, slot } = std::future::poll_fn(|cx| dial.poll(exchange, cx)).await?;
+        deadline.keep(slot.lease(connection, 0, site), exchange)
+    }
+
+    fn dial(&self, slot: Arc<Slot>, origin: &Origin, deadline: Due) -> Dial {
         let (connector, reaper, id) = (self.connector.clone(), self.reaper.clone(), self.next_id());
         let (progress, origin) = (Progress::new(self.timeouts.dial), origin.clone());
         let reporter = progress.clone();
-        let dialing = Box::pin(async move {
-            // Declared before the socket is there, and so dropped after it has gone.
-            let slot = Arc::new(slot);
+        let opening = Box::pin(async move {
+            // Moved in before the socket is there, and so dropped after it has gone.
+            let slot = slot;
             let uri: Uri = origin.to_string().parse()?;
             let dialed = reporter.open(connector, uri).await?;
             Opened::new(dialed, slot, id, &origin, &reaper).await
         });
-        (progress, dialing)
+        Dial { progress, opening, deadline, overdue: Box::pin(sleep(deadline.left)) }
     }
 }
 
-/// The deadline, for which so much time had been `left`, has passed: nothing is sent after it.
-fn too_late(exchange: &Exchange, left: Duration, since: Instant) -> TransportError {
-    let elapsed = Elapsed::new(exchange.phase(), left).took(since.elapsed());
-    TransportError::new(Kind::Timeout, exchange).because(elapsed)
+/// A dial on behalf of one call.
+struct Dial {
+    progress: Progress,
+    opening: Opening,
+    deadline: Due,
+    overdue: Pin<Box<Sleep>>,
+}
+
+/// The deadline of a call, as it was when the call began to wait.
+#[derive(Clone, Copy)]
+struct Due {
+    deadline: Deadline,
+    left: Duration,
+    since: Instant,
+}
+
+// === Dial ===
+
+impl Dial {
+    /// Polls it, and keeps the record of the exchange up to date with its phase.
+    fn poll(&mut self, exchange: &Exchange, cx: &mut Context<'_>) -> Poll<Result<Opened, TransportError>> {
+        let polled = self.opening.as_mut().poll(cx);
+        let phase = self.progress.phase();
+        if exchange.phase() != phase {
+            exchange.enter(phase);
+        }
+        match polled {
+            Poll::Ready(Ok(opened)) => Poll::Ready(Ok(opened)),
+            Poll::Ready(Err(error)) => {
+                Poll::Ready(Err(TransportError::new(kind_of(phase, &*error), exchange).because(error)))
+            }
+            Poll::Pending => self.overdue.as_mut().poll(cx).map(|()| Err(self.deadline.passed(exchange))),
+        }
+    }
+}
+
+// === Due ===
+
+impl Due {
+    fn now(deadline: Deadline) -> Self {
+        Self { deadline, left: deadline.left(), since: Instant::now() }
+    }
+
+    /// Nothing is sent once it has passed, even if the connection for it is there.
+    fn keep(self, lease: Lease, exchange: &Exchange) -> Result<Lease, BoxError> {
+        if self.deadline.is_past() {
+            lease.release();
+            return Err(self.passed(exchange).into());
+        }
+        Ok(lease)
+    }
+
+    fn passed(self, exchange: &Exchange) -> TransportError {
+        let elapsed = Elapsed::new(exchange.phase(), self.left).took(self.since.elapsed());
+        TransportError::new(Kind::Timeout, exchange).because(elapsed)
+    }
 }
 
 fn overloaded(Full { limit, waiting }: Full) -> BoxError {
@@ -223,8 +259,8 @@ fn overloaded(Full { limit, waiting }: Full) -> BoxError {
 }
 
 /// A dial that was overtaken: its connection is for whoever comes next.
-async fn finish(dialing: Dialing) {
-    match dialing.await {
+async fn finish(opening: Opening) {
+    match opening.await {
         Ok(Opened { connection, slot }) => slot.lease(connection, 0, None).release(),
         Err(error) => tracing::debug!(%error, "a dial that nobody needed any more failed"),
     }

@@ -52,6 +52,8 @@ pub(crate) struct Connection {
     established: Arc<Established>,
     liveness: Option<Liveness>,
     socket: Weak<Slot>,
+    /// Kept while an exchange waits for its response on a connection that had been idle.
+    held: Option<Arc<Slot>>,
     /// Dropped with the connection, which tells the driver.
     _kept: oneshot::Sender<Infallible>,
 }
@@ -103,6 +105,7 @@ impl Opened {
             established: Arc::new(established),
             liveness: described.liveness,
             socket: Arc::downgrade(&slot),
+            held: None,
             _kept: kept,
         });
         Ok(Self { connection, slot })
@@ -136,11 +139,18 @@ fn note(ended: hyper::Result<()>) {
 // === Connection ===
 
 impl Connection {
-    /// Whether a request can be sent on it, as far as that can be known: the socket itself is asked.
-    pub(crate) fn is_alive(&self) -> bool {
-        // While we look at the socket, its slot must not be given to another.
-        let Some(_slot) = self.socket.upgrade() else { return false };
-        !self.sender.is_closed() && self.liveness.as_ref().is_none_or(Liveness::is_alive)
+    /// Whether a request can be sent on it, as far as that can be known: the socket itself is asked. If so, its place in the pool
+    /// is kept until [`let_go`](Self::let_go), whatever becomes of the socket.
+    pub(crate) fn hold(&mut self) -> bool {
+        self.held = self.socket.upgrade();
+        self.held.is_some()
+            && !self.sender.is_closed()
+            && self.liveness.as_ref().is_none_or(Liveness::is_alive)
+    }
+
+    /// The place is the socket's alone again. Returned is the right to open another there, once it is closed.
+    pub(crate) fn let_go(&mut self) -> Option<Arc<Slot>> {
+        self.held.take()
     }
 
     /// Closes it; what is returned ends when its socket has been closed and hyper has let go of everything.

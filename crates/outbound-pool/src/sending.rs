@@ -1,8 +1,10 @@
 //! One exchange on one connection, up to the head of its response.
 
 use std::{
+    error::Error,
     mem,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -18,8 +20,7 @@ use outbound_core::{
 
 use crate::{
     body::Body,
-    connection::Lease,
-    slots::Ticket,
+    connection::{Lease, Slot},
     upload::{Keep, Upload},
 };
 
@@ -34,8 +35,6 @@ pub(crate) struct Call {
     /// The request's extensions, to become those of the response.
     context: Extensions,
     is_idempotent: bool,
-    /// It has been sent again already.
-    resent: bool,
 }
 
 /// The exchange: waits until the connection is ready, sends, and waits for the head.
@@ -66,7 +65,6 @@ struct Again {
     extensions: Extensions,
     is_idempotent: bool,
     had_body: bool,
-    resent: bool,
 }
 
 /// The exchange failed. [`recover`](Self::recover) tells whether the request can be sent again without asking anybody.
@@ -99,7 +97,7 @@ impl Call {
             Some(_) if request.extensions().len() == 1 => mem::take(request.extensions_mut()),
             _ => Extensions::new(),
         };
-        Self { origin, request, exchange, site, deadline, context, is_idempotent, resent: false }
+        Self { origin, request, exchange, site, deadline, context, is_idempotent }
     }
 
     /// The record of the exchange, made now if there was none.
@@ -116,7 +114,7 @@ impl Call {
 
 impl Sending {
     pub(crate) fn new(mut lease: Lease, call: Call) -> Self {
-        let Call { origin, mut request, exchange, site, deadline, context, is_idempotent, resent } = call;
+        let Call { origin, mut request, exchange, site, deadline, context, is_idempotent } = call;
         let idle_since = lease.idle_since();
         let connection = &mut *lease;
         let tracked = exchange.is_some();
@@ -131,22 +129,22 @@ impl Sending {
         connection.wire.begin(exchange.clone(), request.body().has_body());
         connection.exchange = Some(exchange);
         // Whatever has been idle, the server may have closed meanwhile: even what has served nobody yet.
-        let is_used = connection.served > 0 || idle_since.is_some();
-        let keep = match (is_used, is_idempotent) {
+        let was_idle = connection.served > 0 || idle_since.is_some();
+        let keep = match (was_idle, is_idempotent) {
             (false, _) => Keep::Nothing,
             (true, false) => Keep::Unsent,
             (true, true) => Keep::Small,
         };
         prepare(&mut request, &connection.host);
         let length = content_length(request.headers());
-        request.body_mut().on(&connection.wire, length, keep);
+        request.body_mut().on(&connection.wire, keep, length);
         let closes = has_token(request.headers(), "close");
-        let again = is_used.then(|| {
+        let again = was_idle.then(|| {
             connection.fields.clear();
             connection
                 .fields
                 .extend(request.headers().iter().map(|(name, value)| (name.clone(), value.clone())));
-            Again::new(&request, is_idempotent, resent)
+            Again::new(&request, is_idempotent)
         });
         Self {
             lease: Some(lease),
@@ -162,10 +160,10 @@ impl Sending {
         }
     }
 
-    fn answered(&mut self, lease: Lease, head: Response<Incoming>) -> Response<Body> {
+    fn answered(&mut self, mut lease: Lease, head: Response<Incoming>) -> Response<Body> {
         let (mut parts, incoming) = head.into_parts();
         let reusable = !self.closes && is_reusable(parts.status, parts.version, &parts.headers);
-        drop(lease.wire.take_rest());
+        drop((lease.let_go(), lease.wire.take_rest()));
         if let Some(exchange) = &lease.exchange {
             exchange.enter(Phase::Body);
             // What hyper put there may be there already.
@@ -228,47 +226,48 @@ impl Future for Sending {
 // === Broken ===
 
 impl Broken {
-    /// The call, to be sent on another connection and with its old place in the queue; else the error for the caller.
+    /// The call, and the right to open the connection on which to send it again; else the error for the caller.
     ///
     /// A connection that had been idle and died without a byte of response was closed by the server meanwhile (RFC 9112, 9.3.1). The
-    /// request goes out once more if not a byte of it was written, or if it is idempotent, and what was taken of its body is still there
-    /// (rule A).
-    pub(crate) async fn recover(self) -> Result<(Call, Ticket), BoxError> {
-        let Self { mut sending, mut lease, error, returned } = self;
+    /// request goes out once more if not a byte of it was written, or if it is idempotent and what was taken of its body is still
+    /// there (rule A). It goes out on a new connection, and so there is no third time.
+    pub(crate) async fn recover(self) -> Result<(Call, Arc<Slot>), BoxError> {
+        let Self {
+            sending: Sending { again, origin, site, deadline, context, bytes_in, .. },
+            mut lease,
+            error,
+            returned,
+        } = self;
         let exchange = lease.exchange.take().expect("a connection with an exchange");
-        let ticket = lease.ticket();
-        let is_silent = exchange.bytes_in() == sending.bytes_in;
+        let is_silent = exchange.bytes_in() == bytes_in;
         let is_untouched = lease.wire.is_untouched();
-        let Some(again) = sending.again.take().filter(|_| is_silent) else {
+        let again = again.filter(|again| is_silent && (is_untouched || again.is_idempotent));
+        let (Some(again), Some(slot)) = (again, lease.let_go()) else {
             return Err(failed(&exchange, error, is_silent));
         };
-        let (resent, is_idempotent) = (again.resent || returned.is_none(), again.is_idempotent);
+        let mut fields = mem::take(&mut lease.fields);
+        let wire = lease.wire.clone();
+        // The socket is closed, and hyper has let go of the request body, when the driver has ended.
+        let _ = lease.retire().close().await;
+        let is_idempotent = again.is_idempotent;
         let request = match returned {
             Some(request) => request.map(Upload::take),
-            None if again.resent => return Err(failed(&exchange, error, is_silent)),
-            None if is_untouched || is_idempotent => {
-                let mut fields = mem::take(&mut lease.fields);
-                let wire = lease.wire.clone();
-                let had_body = again.had_body;
-                let driver = lease.retire().close();
-                let mut body = Upload::default();
-                if had_body {
-                    // hyper lets go of the body when its connection has ended.
-                    let _ = driver.await;
-                    match wire.take_rest() {
-                        Some(rest) => body = rest.into(),
-                        None => return Err(failed(&exchange, error, is_silent)),
-                    }
-                }
-                again.request(&mut fields, body)
-            }
-            None => return Err(failed(&exchange, error, is_silent)),
+            None if again.had_body => match wire.take_rest() {
+                Some(rest) => again.request(&mut fields, rest.into()),
+                None => return Err(failed(&exchange, error, is_silent)),
+            },
+            None => again.request(&mut fields, Upload::default()),
         };
-        tracing::debug!(origin = %sending.origin, error = &error as &dyn std::error::Error, "the idle connection was closed: sending again");
-        let Sending { origin, site, deadline, context, .. } = sending;
+        tracing::debug!(%origin, error = &error as &dyn Error, "the idle connection was closed: sending again");
         // It goes on with the same record: what was written once stays written.
         let exchange = Some(exchange);
-        Ok((Call { origin, request, exchange, site, deadline, context, is_idempotent, resent }, ticket))
+        Ok((Call { origin, request, exchange, site, deadline, context, is_idempotent }, slot))
+    }
+
+    /// The error for the caller.
+    pub(crate) fn into_error(mut self) -> BoxError {
+        let exchange = self.lease.exchange.take().expect("a connection with an exchange");
+        failed(&exchange, self.error, exchange.bytes_in() == self.sending.bytes_in)
     }
 }
 
@@ -284,7 +283,7 @@ fn failed(exchange: &Exchange, error: hyper::Error, is_silent: bool) -> BoxError
 // === Again ===
 
 impl Again {
-    fn new(request: &Request<Upload>, is_idempotent: bool, resent: bool) -> Self {
+    fn new(request: &Request<Upload>, is_idempotent: bool) -> Self {
         let extensions = match request.extensions() {
             none if none.is_empty() => Extensions::new(),
             some => some.clone(),
@@ -296,7 +295,6 @@ impl Again {
             extensions,
             is_idempotent,
             had_body: request.body().has_body(),
-            resent,
         }
     }
 

@@ -20,9 +20,9 @@ pub(crate) struct Upload {
     rest: Option<Rest>,
     /// Where to tell how it ended; none until it is on a connection.
     wire: Option<Arc<Wire>>,
+    keep: Keep,
     /// What its `Content-Length` leaves to be sent, if it has one.
     left: Option<u64>,
-    keep: Keep,
 }
 
 /// For how long what has been taken is kept for a second try.
@@ -74,7 +74,7 @@ impl Upload {
     }
 
     /// It goes over `wire`, and is announced to be so long.
-    pub(crate) fn on(&mut self, wire: &Arc<Wire>, length: Option<u64>, keep: Keep) {
+    pub(crate) fn on(&mut self, wire: &Arc<Wire>, keep: Keep, length: Option<u64>) {
         self.left = length;
         if self.rest.is_some() {
             self.wire = Some(wire.clone());
@@ -89,14 +89,14 @@ impl Upload {
     /// Off its connection, without telling it.
     pub(crate) fn take(mut self) -> Self {
         self.wire = None;
-        Self { rest: self.rest.take(), wire: None, left: None, keep: Keep::Nothing }
+        Self { rest: self.rest.take(), wire: None, keep: Keep::Nothing, left: None }
     }
 }
 
 impl From<Rest> for Upload {
     fn from(mut rest: Rest) -> Self {
         rest.given = 0;
-        Self { rest: Some(rest), wire: None, left: None, keep: Keep::Nothing }
+        Self { rest: Some(rest), wire: None, keep: Keep::Nothing, left: None }
     }
 }
 

@@ -66,8 +66,8 @@ impl Wire {
         self.lock().uploading = false;
     }
 
-    /// The request body is dropped by hyper: at its end, at its announced length, which may be before it says that it is over, or with
-    /// its connection. `rest` is what can be sent again.
+    /// hyper has let go of the request body: at its announced length, which may be before it says that it is over, or with its
+    /// connection. `rest` is what can be sent again.
     pub(crate) fn cut_off(&self, rest: Option<Rest>) {
         let mut current = self.lock();
         current.uploading = false;

@@ -284,6 +284,21 @@ async fn what_is_sent_again_waits_for_a_connection_of_its_own() {
     leaves_nothing("of its own", pool, &[&upstream]).await;
 }
 
+/// Another idle connection may be as dead as the first: it is not tried, although it is there.
+#[tokio::test]
+async fn the_second_time_is_not_spent_on_another_idle_connection() {
+    let dies = hello_then(|script| script.read_head().close());
+    let upstream = Hostile::new(dies.clone()).then(dies).then(Script::hello()).start();
+    let pool = build(Pool::builder().max_connections(2));
+    let one = send(&pool, at(&upstream, "/")).await.unwrap().into_body();
+    fetch(&pool, at(&upstream, "/")).await.unwrap();
+    one.collect().await.unwrap();
+    fetch(&pool, at(&upstream, "/call")).await.unwrap();
+    assert_eq!(targets(&upstream, 2), paths(&["/call"]), "{}", upstream.sightings());
+    assert!(upstream.max_open() <= 2, "{}", upstream.sightings());
+    leaves_nothing("another", pool, &[&upstream]).await;
+}
+
 fn paths(paths: &[&str]) -> Vec<String> {
     paths.iter().map(|&path| path.to_owned()).collect()
 }

@@ -45,11 +45,7 @@ impl<T> Board<T> {
     }
 
     /// Waits until `met`; panics with `complaint` when patience runs out.
-    pub(crate) async fn expect(
-        &self,
-        mut met: impl FnMut(&T) -> bool,
-        complaint: impl FnOnce(&T) -> String,
-    ) {
+    pub(crate) async fn expect(&self, mut met: impl FnMut(&T) -> bool, complaint: impl FnOnce(&T) -> String) {
         if self.read(&mut met) {
             return;
         }

@@ -99,10 +99,7 @@ impl TestBody {
     ///
     /// When it is not a valid field.
     pub fn trailer(mut self, name: &'static str, value: &'static str) -> Self {
-        let (name, value) = (
-            HeaderName::from_static(name),
-            HeaderValue::from_static(value),
-        );
+        let (name, value) = (HeaderName::from_static(name), HeaderValue::from_static(value));
         if let Some(Item::Trailers(trailers)) = self.items.back_mut() {
             trailers.append(name, value);
             return self;
@@ -332,40 +329,17 @@ where
     let bodies = [
         ("empty", TestBody::new()),
         ("one frame", TestBody::from("hello")),
-        (
-            "three frames",
-            TestBody::new().data("a").data("bc").data("def"),
-        ),
-        (
-            "an empty frame",
-            TestBody::new().data("a").data("").data("b"),
-        ),
-        (
-            "trailers",
-            TestBody::from("hello")
-                .trailer("x-a", "1")
-                .trailer("x-b", "2"),
-        ),
+        ("three frames", TestBody::new().data("a").data("bc").data("def")),
+        ("an empty frame", TestBody::new().data("a").data("").data("b")),
+        ("trailers", TestBody::from("hello").trailer("x-a", "1").trailer("x-b", "2")),
         ("only trailers", TestBody::new().trailer("x-a", "1")),
         ("length unknown", TestBody::from("hello").unsized_hint()),
-        (
-            "length in a range",
-            TestBody::new().data("ab").data("cde").hint(range),
-        ),
-        (
-            "end unannounced",
-            TestBody::new().data("a").data("b").unannounced_end(),
-        ),
-        (
-            "pending in between",
-            TestBody::new().pending(1).data("a").pending(3).data("b"),
-        ),
+        ("length in a range", TestBody::new().data("ab").data("cde").hint(range)),
+        ("end unannounced", TestBody::new().data("a").data("b").unannounced_end()),
+        ("pending in between", TestBody::new().pending(1).data("a").pending(3).data("b")),
         ("pending before the end", TestBody::from("a").pending(2)),
         ("failing at once", TestBody::new().error("broken")),
-        (
-            "failing later",
-            TestBody::new().data("a").pending(1).error("broken"),
-        ),
+        ("failing later", TestBody::new().data("a").pending(1).error("broken")),
     ];
     for (name, body) in bodies {
         assert_forwards(name, &body, &wrap).await;
@@ -411,15 +385,9 @@ where
             (None, Some(Err(_))) => panic!("body “{name}”: the error at frame {at} is missing"),
         }
     }
-    assert!(
-        wrapped.is_end_stream(),
-        "body “{name}”: is_end_stream after the end"
-    );
+    assert!(wrapped.is_end_stream(), "body “{name}”: is_end_stream after the end");
     let after = poll_fn(|cx| wrapped.as_mut().poll_frame(cx)).await;
-    assert!(
-        after.is_none(),
-        "body “{name}”: something came after the end"
-    );
+    assert!(after.is_none(), "body “{name}”: something came after the end");
 }
 
 /// Drops the wrapped body after every number of polls.
@@ -436,11 +404,7 @@ where
             ended = matches!(polled, Poll::Ready(None | Some(Err(_))));
         }
         drop(wrapped);
-        assert_eq!(
-            lives.alive(),
-            0,
-            "body “{name}”: dropped after {polls} polls"
-        );
+        assert_eq!(lives.alive(), 0, "body “{name}”: dropped after {polls} polls");
         if ended {
             break;
         }

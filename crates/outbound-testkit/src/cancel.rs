@@ -62,8 +62,7 @@ async fn poll_times<F: Future>(polls: usize, future: F) -> Option<F::Output> {
     for _ in 0..polls {
         woken.0.store(false, Ordering::SeqCst);
         // Within a task, so that what the future uses finds its runtime and its budget.
-        let polled =
-            poll_fn(|_| Poll::Ready(future.as_mut().poll(&mut Context::from_waker(&waker))));
+        let polled = poll_fn(|_| Poll::Ready(future.as_mut().poll(&mut Context::from_waker(&waker))));
         if let Poll::Ready(output) = polled.await {
             return Some(output);
         }

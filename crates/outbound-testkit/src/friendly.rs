@@ -14,7 +14,11 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
+#[cfg(feature = "http2")]
+use hyper::server::conn::http2;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+#[cfg(feature = "http2")]
+use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -48,7 +52,6 @@ use crate::{
 pub struct Friendly<H> {
     handler: H,
     own_thread: bool,
-    #[cfg(feature = "http2")]
     http2: bool,
     #[cfg(feature = "tls")]
     tls: Option<crate::Certificate>,
@@ -84,7 +87,6 @@ where
         Friendly {
             handler,
             own_thread: false,
-            #[cfg(feature = "http2")]
             http2: false,
             #[cfg(feature = "tls")]
             tls: None,
@@ -119,10 +121,7 @@ where
     /// Outside a Tokio runtime with I/O and time (unless on its own thread), or when no port is free.
     pub fn start(self) -> Upstream {
         let handler = Arc::new(self.handler);
-        #[cfg(feature = "http2")]
         let http2 = self.http2;
-        #[cfg(not(feature = "http2"))]
-        let http2 = false;
         #[cfg(feature = "tls")]
         if let Some(certificate) = self.tls {
             let acceptor = certificate.acceptor();
@@ -168,12 +167,13 @@ where
     let io = TokioIo::new(Watched { wire, entry });
     #[cfg(feature = "http2")]
     if http2 {
-        let server = hyper::server::conn::http2::Builder::new(tasks::Tasks::default());
+        // The tasks of its streams end with their connection: hyper watches for that.
+        let server = http2::Builder::new(TokioExecutor::new());
         let mut connection = pin!(server.serve_connection(io, service));
         let _ = connection.as_mut().await;
         return page.ended(Ended::ByUsFin);
     }
-    let _ = http2;
+    debug_assert!(!http2, "only a setter that is not compiled in says so");
     let mut connection = pin!(http1::Builder::new().serve_connection(io, service));
     let _ = connection.as_mut().await;
     // What is still open here, hyper gave up.
@@ -194,14 +194,7 @@ impl Upload {
             raw: Vec::new(),
             complete: body.is_end_stream(),
         });
-        Request::from_parts(
-            parts,
-            Upload {
-                body,
-                page: page.clone(),
-                request: index,
-            },
-        )
+        Request::from_parts(parts, Upload { body, page: page.clone(), request: index })
     }
 }
 
@@ -216,13 +209,9 @@ impl Body for Upload {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         let ended = frame.is_none() || this.body.is_end_stream();
-        let data = frame
-            .as_ref()
-            .and_then(|frame| frame.as_ref().ok()?.data_ref());
+        let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
         this.page.update(this.request, |request| {
-            request
-                .body
-                .extend_from_slice(data.map_or(&[], |data| data));
+            request.body.extend_from_slice(data.map_or(&[], |data| data));
             request.complete |= ended && !matches!(frame, Some(Err(_)));
         });
         Poll::Ready(frame)
@@ -249,9 +238,7 @@ impl AsyncRead for Watched {
         let read = ready!(Pin::new(&mut self.wire).poll_read(cx, buf));
         match (&read, before - buf.remaining()) {
             (Ok(()), 0) if before > 0 => self.entry.ended(Ended::ByPeerFin),
-            (Ok(()), n) => self
-                .entry
-                .connection(|connection| connection.bytes_in += n as u64),
+            (Ok(()), n) => self.entry.connection(|connection| connection.bytes_in += n as u64),
             (Err(error), _) => self.entry.ended(ended_by(error)),
         }
         Poll::Ready(read)
@@ -259,11 +246,7 @@ impl AsyncRead for Watched {
 }
 
 impl AsyncWrite for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<IoResult<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<IoResult<usize>> {
         let written = ready!(Pin::new(&mut self.wire).poll_write(cx, buf));
         if let Err(error) = &written {
             self.entry.ended(ended_by(error));
@@ -278,32 +261,5 @@ impl AsyncWrite for Watched {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<IoResult<()>> {
         self.entry.ended(Ended::ByUsFin);
         Pin::new(&mut self.wire).poll_shutdown(cx)
-    }
-}
-
-// === Tasks ===
-
-#[cfg(feature = "http2")]
-mod tasks {
-    use std::{
-        future::Future,
-        sync::{Arc, Mutex, PoisonError},
-    };
-
-    use tokio::task::JoinSet;
-
-    /// The tasks of one HTTP/2 connection; they end with it.
-    #[derive(Clone, Debug, Default)]
-    pub(super) struct Tasks(Arc<Mutex<JoinSet<()>>>);
-
-    impl<F> hyper::rt::Executor<F> for Tasks
-    where
-        F: Future<Output: Send> + Send + 'static,
-    {
-        fn execute(&self, future: F) {
-            let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            while tasks.try_join_next().is_some() {}
-            tasks.spawn(async move { drop(future.await) });
-        }
     }
 }

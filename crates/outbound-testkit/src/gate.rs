@@ -42,10 +42,7 @@ struct Waiting<'a>(&'a Board<Passage>);
 impl Gate {
     /// A closed gate; its name appears in panics.
     pub fn new(name: &'static str) -> Self {
-        Gate {
-            name,
-            board: Arc::default(),
-        }
+        Gate { name, board: Arc::default() }
     }
 
     /// Lets through everyone who waits and everyone who comes later.
@@ -94,12 +91,7 @@ impl Gate {
         self.board
             .expect(
                 |passage| passage.arrived >= n,
-                |passage| {
-                    format!(
-                        "gate “{}”: waited for {n} to arrive; {passage:?}",
-                        self.name
-                    )
-                },
+                |passage| format!("gate “{}”: waited for {n} to arrive; {passage:?}", self.name),
             )
             .await;
     }
@@ -107,12 +99,7 @@ impl Gate {
 
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.board.read(|passage| {
-            f.debug_tuple("Gate")
-                .field(&self.name)
-                .field(passage)
-                .finish()
-        })
+        self.board.read(|passage| f.debug_tuple("Gate").field(&self.name).field(passage).finish())
     }
 }
 

@@ -53,10 +53,7 @@ where
 }
 
 /// Waits at the gate before `handler` sees the request.
-pub fn gated<H, F, B>(
-    gate: &Gate,
-    handler: H,
-) -> impl Fn(Request<Upload>) -> Reply<B> + Clone + use<H, F, B>
+pub fn gated<H, F, B>(gate: &Gate, handler: H) -> impl Fn(Request<Upload>) -> Reply<B> + Clone + use<H, F, B>
 where
     H: Fn(Request<Upload>) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send,

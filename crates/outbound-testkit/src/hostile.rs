@@ -121,20 +121,13 @@ async fn serve(socket: TcpStream, entry: Entry, script: Script) {
 }
 
 #[cfg(feature = "tls")]
-async fn serve_tls(
-    socket: TcpStream,
-    entry: Entry,
-    script: Script,
-    acceptor: tokio_rustls::TlsAcceptor,
-) {
+async fn serve_tls(socket: TcpStream, entry: Entry, script: Script, acceptor: tokio_rustls::TlsAcceptor) {
     let mut line = Line::new(Wire::new(socket), entry);
     if let Err(ended) = line.play(&script.before_handshake).await {
         return line.end(ended);
     }
     let Line { wire, entry, .. } = line;
-    let Wire::Plain(socket) = wire else {
-        unreachable!("nothing was encrypted yet")
-    };
+    let Wire::Plain(socket) = wire else { unreachable!("nothing was encrypted yet") };
     match crate::tls::handshake(&acceptor, socket).await {
         Ok(wire) => {
             let mut line = Line::new(wire, entry);
@@ -149,12 +142,7 @@ async fn serve_tls(
 
 impl Line {
     fn new(wire: Wire, entry: Entry) -> Self {
-        Line {
-            wire,
-            entry,
-            unread: BytesMut::new(),
-            request: None,
-        }
+        Line { wire, entry, unread: BytesMut::new(), request: None }
     }
 
     /// Plays the script, and then waits for the client to close.
@@ -167,8 +155,7 @@ impl Line {
 
     fn end(mut self, ended: Ended) {
         let unread = std::mem::take(&mut self.unread);
-        self.entry
-            .connection(|connection| connection.unparsed.extend_from_slice(&unread));
+        self.entry.connection(|connection| connection.unparsed.extend_from_slice(&unread));
         self.entry.ended(ended);
     }
 
@@ -198,11 +185,7 @@ impl Line {
             Step::WriteForever(bytes) => loop {
                 self.write(bytes).await?;
             },
-            Step::Dribble {
-                bytes,
-                at_once,
-                every,
-            } => {
+            Step::Dribble { bytes, at_once, every } => {
                 let mut chunks = bytes.chunks(*at_once).peekable();
                 while let Some(chunk) = chunks.next() {
                     self.write(chunk).await?;
@@ -214,10 +197,7 @@ impl Line {
             }
             Step::Wait(gate) => self.unless_closed(gate.pass()).await,
             Step::Delay(delay) => self.unless_closed(sleep(*delay)).await,
-            Step::Repeat {
-                steps,
-                times: Some(times),
-            } => {
+            Step::Repeat { steps, times: Some(times) } => {
                 for _ in 0..*times {
                     self.play(steps).await?;
                 }
@@ -288,8 +268,7 @@ impl Line {
                 Some(_) => self.take_body(n),
                 None => {
                     let bytes = self.unread.split_to(n.min(self.unread.len()));
-                    self.entry
-                        .connection(|connection| connection.unparsed.extend_from_slice(&bytes));
+                    self.entry.connection(|connection| connection.unparsed.extend_from_slice(&bytes));
                     bytes.len()
                 }
             };
@@ -322,8 +301,7 @@ impl Line {
     async fn idle(&mut self) -> Ended {
         loop {
             let bytes = self.unread.split();
-            self.entry
-                .connection(|connection| connection.unparsed.extend_from_slice(&bytes));
+            self.entry.connection(|connection| connection.unparsed.extend_from_slice(&bytes));
             if let Err(ended) = self.fill().await {
                 return ended;
             }
@@ -334,8 +312,7 @@ impl Line {
         match self.wire.read_buf(&mut self.unread).await {
             Ok(0) => Err(Ended::ByPeerFin),
             Ok(n) => {
-                self.entry
-                    .connection(|connection| connection.bytes_in += n as u64);
+                self.entry.connection(|connection| connection.bytes_in += n as u64);
                 Ok(())
             }
             Err(error) => Err(ended_by(&error)),

@@ -38,18 +38,12 @@ impl BlackHole {
         let backlog = (0..3)
             .map(|_| {
                 let socket = socket();
-                socket
-                    .set_nonblocking(true)
-                    .expect("a socket can be made non-blocking");
+                socket.set_nonblocking(true).expect("a socket can be made non-blocking");
                 let _ = socket.connect(&addr.into());
                 socket
             })
             .collect();
-        BlackHole {
-            addr,
-            _listener: listener,
-            _backlog: backlog,
-        }
+        BlackHole { addr, _listener: listener, _backlog: backlog }
     }
 
     /// Where it is.
@@ -69,10 +63,7 @@ impl Refusal {
     #[expect(clippy::new_without_default, reason = "it opens a socket")]
     pub fn new() -> Self {
         let (bound, addr) = bound();
-        Refusal {
-            addr,
-            _bound: bound,
-        }
+        Refusal { addr, _bound: bound }
     }
 
     /// Where it is.

@@ -121,14 +121,8 @@ struct Record {
 #[derive(Debug)]
 enum Readiness {
     No,
-    Waiting {
-        plan: usize,
-        pauses: std::vec::IntoIter<Pause>,
-        paused: Option<Paused>,
-    },
-    Yes {
-        plan: usize,
-    },
+    Waiting { plan: usize, pauses: std::vec::IntoIter<Pause>, paused: Option<Paused> },
+    Yes { plan: usize },
 }
 
 #[derive(Clone)]
@@ -149,20 +143,13 @@ impl Probe {
     pub fn pair(plans: impl IntoIterator<Item = Plan>) -> (Self, ProbeHandle) {
         let plans = Vec::from_iter(plans);
         assert!(!plans.is_empty(), "a probe needs a plan");
-        let shared = Arc::new(Shared {
-            plans,
-            board: Board::default(),
-            bodies: Lives::new(),
-        });
+        let shared = Arc::new(Shared { plans, board: Board::default(), bodies: Lives::new() });
         (Probe::new(shared.clone()), ProbeHandle(shared))
     }
 
     fn new(shared: Arc<Shared>) -> Self {
         shared.board.write(|record| record.counts.services += 1);
-        Probe {
-            shared,
-            readiness: Readiness::No,
-        }
+        Probe { shared, readiness: Readiness::No }
     }
 }
 
@@ -176,24 +163,14 @@ where
     type Future = ProbeFuture<B>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.shared
-            .board
-            .write(|record| record.counts.readiness_polls += 1);
+        self.shared.board.write(|record| record.counts.readiness_polls += 1);
         if matches!(self.readiness, Readiness::No) {
             let plan = self.shared.board.write(Record::claim);
             let pauses = self.shared.plan(plan).before_ready.clone().into_iter();
-            self.readiness = Readiness::Waiting {
-                plan,
-                pauses,
-                paused: None,
-            };
+            self.readiness = Readiness::Waiting { plan, pauses, paused: None };
         }
         let plan = match &mut self.readiness {
-            Readiness::Waiting {
-                plan,
-                pauses,
-                paused,
-            } => {
+            Readiness::Waiting { plan, pauses, paused } => {
                 ready!(poll_pauses(pauses, paused, cx));
                 *plan
             }
@@ -222,9 +199,7 @@ where
         let (parts, body) = request.into_parts();
         let number = self.shared.board.write(|record| {
             record.counts.calls += 1;
-            record
-                .requests
-                .push(Request::from_parts(parts, Bytes::new()));
+            record.requests.push(Request::from_parts(parts, Bytes::new()));
             record.requests.len() - 1
         });
         if plan.call_panics {
@@ -364,10 +339,7 @@ impl Plan {
     }
 
     /// The response future fails with what this makes.
-    pub fn error_from<E: Into<BoxError>>(
-        mut self,
-        error: impl Fn() -> E + Send + Sync + 'static,
-    ) -> Self {
+    pub fn error_from<E: Into<BoxError>>(mut self, error: impl Fn() -> E + Send + Sync + 'static) -> Self {
         self.answer = Outcome::fail(error);
         self
     }
@@ -394,10 +366,7 @@ impl Plan {
     ///
     /// When it is not a valid field.
     pub fn header(mut self, name: &'static str, value: &'static str) -> Self {
-        self.headers.append(
-            HeaderName::from_static(name),
-            HeaderValue::from_static(value),
-        );
+        self.headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         self
     }
 
@@ -416,9 +385,7 @@ impl Default for Plan {
 
 impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Plan")
-            .field("status", &self.status)
-            .finish_non_exhaustive()
+        f.debug_struct("Plan").field("status", &self.status).finish_non_exhaustive()
     }
 }
 
@@ -428,10 +395,7 @@ impl ProbeHandle {
     /// The numbers now.
     pub fn counts(&self) -> Counts {
         let counts = self.0.board.read(|record| record.counts);
-        Counts {
-            bodies: self.0.bodies.alive(),
-            ..counts
-        }
+        Counts { bodies: self.0.bodies.alive(), ..counts }
     }
 
     /// The requests that were called, with what was read of their bodies.
@@ -462,11 +426,7 @@ impl ProbeHandle {
     #[track_caller]
     pub fn assert_idle(&self) {
         let counts = self.counts();
-        assert_eq!(
-            (counts.futures, counts.bodies),
-            (0, 0),
-            "futures and bodies alive: {counts:?}"
-        );
+        assert_eq!((counts.futures, counts.bodies), (0, 0), "futures and bodies alive: {counts:?}");
     }
 }
 
@@ -481,10 +441,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        assert!(
-            !this.done,
-            "the response future was polled after it was done"
-        );
+        assert!(!this.done, "the response future was polled after it was done");
         while this.plan.frames > 0 {
             match ready!(this.body.as_mut().poll_frame(cx)) {
                 Some(Ok(frame)) => {
@@ -527,9 +484,7 @@ impl<B> ProbeFuture<B> {
 
 impl<B> fmt::Debug for ProbeFuture<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProbeFuture")
-            .field("number", &self.number)
-            .finish_non_exhaustive()
+        f.debug_struct("ProbeFuture").field("number", &self.number).finish_non_exhaustive()
     }
 }
 

@@ -26,20 +26,14 @@ pub(crate) enum Decoder {
 impl Head {
     /// The length of the head at the start of `bytes`, once all of it is there.
     pub(crate) fn len(bytes: &[u8]) -> Option<usize> {
-        bytes
-            .windows(4)
-            .position(|end| end == b"\r\n\r\n")
-            .map(|at| at + 4)
+        bytes.windows(4).position(|end| end == b"\r\n\r\n").map(|at| at + 4)
     }
 
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes);
         let mut lines = text.split("\r\n");
         let mut words = lines.next().unwrap_or_default().split(' ');
-        let method = words
-            .next()
-            .and_then(|word| word.parse().ok())
-            .unwrap_or_default();
+        let method = words.next().and_then(|word| word.parse().ok()).unwrap_or_default();
         let target = words.next().unwrap_or_default().to_owned();
         let headers = lines
             .filter_map(|line| {
@@ -48,19 +42,11 @@ impl Head {
                 Some((name, HeaderValue::from_str(value.trim()).ok()?))
             })
             .collect();
-        Head {
-            method,
-            target,
-            headers,
-        }
+        Head { method, target, headers }
     }
 
     pub(crate) fn decoder(&self) -> Decoder {
-        let value = |name| {
-            self.headers
-                .get(name)
-                .and_then(|value: &HeaderValue| value.to_str().ok())
-        };
+        let value = |name| self.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         match value("transfer-encoding") {
             Some(coding) if coding.to_ascii_lowercase().ends_with("chunked") => Decoder::chunked(),
             _ => match value("content-length").and_then(|length| length.parse().ok()) {
@@ -75,10 +61,7 @@ impl Head {
 
 impl Decoder {
     fn chunked() -> Self {
-        Decoder::ChunkSize {
-            size: 0,
-            extension: false,
-        }
+        Decoder::ChunkSize { size: 0, extension: false }
     }
 
     pub(crate) fn is_done(&self) -> bool {

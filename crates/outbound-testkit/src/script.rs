@@ -33,17 +33,10 @@ pub(crate) enum Step {
     FirstByte,
     Write(Bytes),
     WriteForever(Bytes),
-    Dribble {
-        bytes: Bytes,
-        at_once: usize,
-        every: Duration,
-    },
+    Dribble { bytes: Bytes, at_once: usize, every: Duration },
     Wait(Gate),
     Delay(Duration),
-    Repeat {
-        steps: Vec<Step>,
-        times: Option<usize>,
-    },
+    Repeat { steps: Vec<Step>, times: Option<usize> },
     HalfClose,
     Stall,
     Close,
@@ -115,15 +108,8 @@ impl Script {
     ///
     /// When `at_once` is 0.
     pub fn dribble(self, bytes: impl Into<Bytes>, at_once: usize, every: Duration) -> Self {
-        assert!(
-            at_once > 0,
-            "dribbling 0 bytes at once never ends; use `stall`"
-        );
-        self.step(Step::Dribble {
-            bytes: bytes.into(),
-            at_once,
-            every,
-        })
+        assert!(at_once > 0, "dribbling 0 bytes at once never ends; use `stall`");
+        self.step(Step::Dribble { bytes: bytes.into(), at_once, every })
     }
 
     /// Waits, without reading, until the test lets it through the gate.
@@ -138,18 +124,12 @@ impl Script {
 
     /// Takes the steps of `script` `times` times.
     pub fn repeat(self, times: usize, script: Script) -> Self {
-        self.step(Step::Repeat {
-            steps: script.steps,
-            times: Some(times),
-        })
+        self.step(Step::Repeat { steps: script.steps, times: Some(times) })
     }
 
     /// Takes the steps of `script` again and again, until the client closes.
     pub fn forever(self, script: Script) -> Self {
-        self.step(Step::Repeat {
-            steps: script.steps,
-            times: None,
-        })
+        self.step(Step::Repeat { steps: script.steps, times: None })
     }
 
     /// Ends our side (FIN); the client's side stays open and the script goes on.

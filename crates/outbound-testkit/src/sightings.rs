@@ -99,19 +99,9 @@ pub(crate) struct Entry(Page);
 
 impl fmt::Display for Sightings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} accepted, {} open, {} at most",
-            self.connections.len(),
-            self.open,
-            self.max_open
-        )?;
+        write!(f, "{} accepted, {} open, {} at most", self.connections.len(), self.open, self.max_open)?;
         for (number, connection) in self.connections.iter().enumerate() {
-            write!(
-                f,
-                "\n  connection {number}: {} bytes in, ",
-                connection.bytes_in
-            )?;
+            write!(f, "\n  connection {number}: {} bytes in, ", connection.bytes_in)?;
             match connection.ended {
                 Some(ended) => write!(f, "ended {ended:?}")?,
                 None => write!(f, "open")?,
@@ -119,16 +109,8 @@ impl fmt::Display for Sightings {
             if !connection.unparsed.is_empty() {
                 write!(f, ", {} bytes unparsed", connection.unparsed.len())?;
             }
-            for request in self
-                .requests
-                .iter()
-                .filter(|request| request.connection == number)
-            {
-                let whole = if request.complete {
-                    "whole"
-                } else {
-                    "unfinished"
-                };
+            for request in self.requests.iter().filter(|request| request.connection == number) {
+                let whole = if request.complete { "whole" } else { "unfinished" };
                 let (method, target, body) = (&request.method, &request.target, request.body.len());
                 write!(f, "\n    {method} {target}, {body} bytes of body, {whole}")?;
             }
@@ -167,11 +149,7 @@ impl Log {
             seen.max_open = seen.max_open.max(seen.open);
             seen.connections.len() - 1
         });
-        Entry(Page {
-            log: self.clone(),
-            number,
-            ended: Arc::default(),
-        })
+        Entry(Page { log: self.clone(), number, ended: Arc::default() })
     }
 }
 
@@ -183,9 +161,7 @@ impl Page {
     }
 
     pub(crate) fn connection(&self, change: impl FnOnce(&mut Connection)) {
-        self.log
-            .0
-            .write(|seen| change(&mut seen.connections[self.number]));
+        self.log.0.write(|seen| change(&mut seen.connections[self.number]));
     }
 
     /// Enters a request; returns its index.

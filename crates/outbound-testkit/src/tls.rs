@@ -50,10 +50,7 @@ impl Certificate {
 
     /// The protocols to offer by ALPN, the preferred first; none without this call.
     pub fn alpn<'a>(mut self, protocols: impl IntoIterator<Item = &'a str>) -> Self {
-        self.alpn = protocols
-            .into_iter()
-            .map(|name| name.as_bytes().to_vec())
-            .collect();
+        self.alpn = protocols.into_iter().map(|name| name.as_bytes().to_vec()).collect();
         self
     }
 
@@ -65,18 +62,13 @@ impl Certificate {
     /// A client that trusts this certificate only, and offers these protocols by ALPN.
     pub fn client<'a>(&self, alpn: impl IntoIterator<Item = &'a str>) -> ClientConfig {
         let mut roots = RootCertStore::empty();
-        roots
-            .add(self.der())
-            .expect("a certificate just made parses");
+        roots.add(self.der()).expect("a certificate just made parses");
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("the provider speaks TLS 1.2 and 1.3")
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = alpn
-            .into_iter()
-            .map(|name| name.as_bytes().to_vec())
-            .collect();
+        config.alpn_protocols = alpn.into_iter().map(|name| name.as_bytes().to_vec()).collect();
         config
     }
 
@@ -94,33 +86,20 @@ impl Certificate {
 
     fn signed(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Self {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let mut params =
-            CertificateParams::new(names).expect("the names are host names or addresses");
+        let mut params = CertificateParams::new(names).expect("the names are host names or addresses");
         // A name of its own, or a client that trusts another certificate takes this one for a bad copy of that.
         let number = MADE.fetch_add(1, Ordering::Relaxed);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, format!("test certificate {number}"));
+        params.distinguished_name.push(DnType::CommonName, format!("test certificate {number}"));
         change(&mut params);
         let key = KeyPair::generate().expect("the system has randomness");
-        let der = params
-            .self_signed(&key)
-            .expect("a fresh key signs")
-            .der()
-            .clone();
-        Certificate {
-            der,
-            key: Arc::new(key),
-            alpn: Vec::new(),
-        }
+        let der = params.self_signed(&key).expect("a fresh key signs").der().clone();
+        Certificate { der, key: Arc::new(key), alpn: Vec::new() }
     }
 }
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate")
-            .field("alpn", &self.alpn)
-            .finish_non_exhaustive()
+        f.debug_struct("Certificate").field("alpn", &self.alpn).finish_non_exhaustive()
     }
 }
 

@@ -35,10 +35,7 @@ pub struct Upstream {
 
 enum Running {
     Task(AbortHandle),
-    Thread {
-        stop: Option<oneshot::Sender<()>>,
-        thread: Option<thread::JoinHandle<()>>,
-    },
+    Thread { stop: Option<oneshot::Sender<()>>, thread: Option<thread::JoinHandle<()>> },
 }
 
 // === Upstream ===
@@ -49,14 +46,9 @@ impl Upstream {
         S: Fn(TcpStream, Entry) -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener =
-            StdTcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free loopback port");
-        listener
-            .set_nonblocking(true)
-            .expect("a listener can be made non-blocking");
-        let addr = listener
-            .local_addr()
-            .expect("a bound listener has an address");
+        let listener = StdTcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free loopback port");
+        listener.set_nonblocking(true).expect("a listener can be made non-blocking");
+        let addr = listener.local_addr().expect("a bound listener has an address");
         let log = Log::default();
         let accepting = accept(listener, log.clone(), serve);
         let running = if own_thread {
@@ -64,12 +56,7 @@ impl Upstream {
         } else {
             Running::Task(tokio::spawn(accepting).abort_handle())
         };
-        Upstream {
-            addr,
-            scheme,
-            log,
-            running,
-        }
+        Upstream { addr, scheme, log, running }
     }
 
     /// Where it listens.
@@ -109,53 +96,27 @@ impl Upstream {
 
     /// Waits for `n` sockets to have been accepted.
     pub async fn accepted(&self, n: usize) {
-        self.until(&format!("{n} accepted"), |seen| seen.connections.len() >= n)
-            .await;
+        self.until(&format!("{n} accepted"), |seen| seen.connections.len() >= n).await;
     }
 
     /// Waits for `n` request heads; returns the requests, their bodies as far as they have come.
     pub async fn heads(&self, n: usize) -> Vec<Received> {
-        self.until(&format!("{n} request heads"), |seen| {
-            seen.requests.len() >= n
-        })
-        .await;
+        self.until(&format!("{n} request heads"), |seen| seen.requests.len() >= n).await;
         self.log.0.read(|seen| seen.requests.clone())
     }
 
     /// Waits for `n` whole requests, their bodies read to the end; returns them, in order of their heads.
     pub async fn requests(&self, n: usize) -> Vec<Received> {
-        let whole = |seen: &Sightings| {
-            seen.requests
-                .iter()
-                .filter(|request| request.complete)
-                .count()
-        };
-        self.until(&format!("{n} whole requests"), |seen| whole(seen) >= n)
-            .await;
-        self.log.0.read(|seen| {
-            seen.requests
-                .iter()
-                .filter(|request| request.complete)
-                .cloned()
-                .collect()
-        })
+        let whole = |seen: &Sightings| seen.requests.iter().filter(|request| request.complete).count();
+        self.until(&format!("{n} whole requests"), |seen| whole(seen) >= n).await;
+        self.log.0.read(|seen| seen.requests.iter().filter(|request| request.complete).cloned().collect())
     }
 
     /// Waits for connection `number` (the first is 0) to end; returns how.
     pub async fn ended(&self, number: usize) -> Ended {
-        let ended = |seen: &Sightings| {
-            seen.connections
-                .get(number)
-                .and_then(|connection| connection.ended)
-        };
-        self.until(&format!("connection {number} to end"), |seen| {
-            ended(seen).is_some()
-        })
-        .await;
-        self.log
-            .0
-            .read(ended)
-            .expect("an ended connection stays so")
+        let ended = |seen: &Sightings| seen.connections.get(number).and_then(|connection| connection.ended);
+        self.until(&format!("connection {number} to end"), |seen| ended(seen).is_some()).await;
+        self.log.0.read(ended).expect("an ended connection stays so")
     }
 
     /// Waits until none of the accepted sockets is open; soon, if there are none.
@@ -164,8 +125,7 @@ impl Upstream {
     /// wait for it to be [`accepted`](Self::accepted).
     pub async fn all_closed(&self) {
         turns(8).await;
-        self.until("all sockets to be closed", |seen| seen.open == 0)
-            .await;
+        self.until("all sockets to be closed", |seen| seen.open == 0).await;
     }
 
     /// Waits until `met` is true of what has been seen; `what` is named in the panic.
@@ -174,10 +134,7 @@ impl Upstream {
     ///
     /// When that is not so after 20 seconds of the wall clock.
     pub async fn until(&self, what: &str, met: impl FnMut(&Sightings) -> bool) {
-        self.log
-            .0
-            .expect(met, |seen| self.complaint(what, seen))
-            .await;
+        self.log.0.expect(met, |seen| self.complaint(what, seen)).await;
     }
 
     /// As [`until`](Self::until), but blocks the thread: for a test that keeps its runtime from turning while an
@@ -187,16 +144,11 @@ impl Upstream {
     ///
     /// When that is not so after 20 seconds of the wall clock.
     pub fn until_blocking(&self, what: &str, met: impl FnMut(&Sightings) -> bool) {
-        self.log
-            .0
-            .expect_blocking(met, |seen| self.complaint(what, seen));
+        self.log.0.expect_blocking(met, |seen| self.complaint(what, seen));
     }
 
     fn complaint(&self, what: &str, seen: &Sightings) -> String {
-        format!(
-            "upstream {}: waited in vain for {what}; saw {seen}",
-            self.addr
-        )
+        format!("upstream {}: waited in vain for {what}; saw {seen}", self.addr)
     }
 }
 
@@ -225,10 +177,8 @@ impl Drop for Upstream {
 impl Running {
     fn thread(accepting: impl Future<Output = ()> + Send + 'static) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime of its own");
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().build().expect("a runtime of its own");
         let thread = thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -237,10 +187,7 @@ impl Running {
                 }
             });
         });
-        Running::Thread {
-            stop: Some(stop),
-            thread: Some(thread),
-        }
+        Running::Thread { stop: Some(stop), thread: Some(thread) }
     }
 }
 

@@ -96,11 +96,7 @@ pub(crate) fn ended_by(error: &io::Error) -> Ended {
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         match self.get_mut() {
             Wire::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             #[cfg(feature = "tls")]

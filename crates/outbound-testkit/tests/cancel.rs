@@ -102,8 +102,5 @@ async fn an_exchange_is_cancelled_everywhere() {
     .await;
     assert_eq!(done.unwrap().unwrap(), 40);
     let accepted = upstream.sightings().connections.len();
-    assert!(
-        accepted >= 3,
-        "cancelled in connect, in read and never: {accepted}"
-    );
+    assert!(accepted >= 3, "cancelled in connect, in read and never: {accepted}");
 }

@@ -11,47 +11,31 @@ use http_body_util::Full;
 use outbound_testkit::{Ended, Friendly, Gate, TestBody, Upstream, handler};
 use tokio::time::Instant;
 
-const PUT: &str =
-    "PUT /up HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello";
+const PUT: &str = "PUT /up HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello";
 
 /// Sends the request and returns the body of the response, framing included.
 async fn exchanged(upstream: &Upstream, request: &str) -> String {
     let mut client = Client::of(upstream).await;
     client.send(request).await;
-    let End::Fin(response) = client.end().await else {
-        panic!("reset")
-    };
+    let End::Fin(response) = client.end().await else { panic!("reset") };
     response.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
 #[tokio::test]
 async fn handlers_answer() {
-    assert_eq!(
-        exchanged(&Friendly::new(handler::hello).start(), PUT).await,
-        "hello"
-    );
-    assert_eq!(
-        exchanged(&Friendly::new(handler::echo).start(), PUT).await,
-        "hello"
-    );
-    assert_eq!(
-        exchanged(&Friendly::new(handler::fixed(3)).start(), PUT).await,
-        "xxx"
-    );
+    assert_eq!(exchanged(&Friendly::new(handler::hello).start(), PUT).await, "hello");
+    assert_eq!(exchanged(&Friendly::new(handler::echo).start(), PUT).await, "hello");
+    assert_eq!(exchanged(&Friendly::new(handler::fixed(3)).start(), PUT).await, "xxx");
 }
 
 #[tokio::test]
 async fn any_handler_answers() {
     let upstream = Friendly::new(async |request| {
         let (parts, _) = http::Request::into_parts(request);
-        Response::builder()
-            .status(418)
-            .body(Full::<Bytes>::from(parts.uri.to_string()))
-            .unwrap()
+        Response::builder().status(418).body(Full::<Bytes>::from(parts.uri.to_string())).unwrap()
     });
     assert_eq!(exchanged(&upstream.start(), PUT).await, "/up");
-    let broken =
-        Friendly::new(async |_| Response::new(TestBody::from("half").pending(1).error("broken")));
+    let broken = Friendly::new(async |_| Response::new(TestBody::from("half").pending(1).error("broken")));
     assert_eq!(exchanged(&broken.start(), PUT).await, "4\r\nhalf\r\n");
 }
 
@@ -146,21 +130,13 @@ mod http2 {
         let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
         let connection = tokio::spawn(connection);
         let uri: Uri = upstream.uri("/a");
-        let request = Request::put(uri)
-            .body(Full::<Bytes>::from("hello"))
-            .unwrap();
+        let request = Request::put(uri).body(Full::<Bytes>::from("hello")).unwrap();
 
         gate.let_one_through();
         let response = sender.send_request(request.clone()).await.unwrap();
-        assert_eq!(
-            response.into_body().collect().await.unwrap().to_bytes(),
-            "hello"
-        );
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hello");
         let seen = upstream.requests(1).await.remove(0);
-        assert_eq!(
-            (&*seen.target, &*seen.body),
-            (&*upstream.uri("/a").to_string(), &b"hello"[..])
-        );
+        assert_eq!((&*seen.target, &*seen.body), (&*upstream.uri("/a").to_string(), &b"hello"[..]));
 
         let stuck = tokio::spawn(sender.send_request(request));
         gate.arrived(2).await;

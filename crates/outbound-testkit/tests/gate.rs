@@ -8,8 +8,7 @@ async fn a_ticket_is_for_one() {
     let gate = Gate::new("ticket");
     gate.let_one_through();
     gate.pass().await;
-    let done =
-        cancel_at_each_poll(3, || gate.pass(), async |_| assert_eq!(gate.waiting(), 0)).await;
+    let done = cancel_at_each_poll(3, || gate.pass(), async |_| assert_eq!(gate.waiting(), 0)).await;
     assert_eq!(done, None);
 }
 

@@ -34,21 +34,9 @@ async fn closes_and_resets_at_every_place() {
     let hello = || Answer::new(200, "hello");
     let places = [
         ("before the head", script().read_head(), ""),
-        (
-            "mid head",
-            script().exchange(hello().cut_head(9)),
-            "HTTP/1.1 ",
-        ),
-        (
-            "after the head",
-            script().exchange(hello().cut_body(0)),
-            &HELLO[..38],
-        ),
-        (
-            "mid body",
-            script().exchange(hello().cut_body(2)),
-            &HELLO[..40],
-        ),
+        ("mid head", script().exchange(hello().cut_head(9)), "HTTP/1.1 "),
+        ("after the head", script().exchange(hello().cut_body(0)), &HELLO[..38]),
+        ("mid body", script().exchange(hello().cut_body(2)), &HELLO[..40]),
         ("after the response", script().exchange(hello()), HELLO),
     ];
     for (place, script, sent) in places {
@@ -63,11 +51,7 @@ async fn closes_and_resets_at_every_place() {
         client.send(GET).await;
         client.expect(sent).await;
         gate.open();
-        assert_eq!(
-            client.end().await,
-            End::Reset(String::new()),
-            "reset {place}"
-        );
+        assert_eq!(client.end().await, End::Reset(String::new()), "reset {place}");
         assert_eq!(upstream.ended(0).await, Ended::ByUsReset, "reset {place}");
     }
 }
@@ -93,13 +77,7 @@ async fn close_is_no_reset_even_with_unread_bytes() {
 
 #[tokio::test]
 async fn closes_when_the_first_byte_of_the_next_request_arrives() {
-    let upstream = Hostile::new(
-        script()
-            .exchange(Answer::new(200, "hello"))
-            .first_byte()
-            .close(),
-    )
-    .start();
+    let upstream = Hostile::new(script().exchange(Answer::new(200, "hello")).first_byte().close()).start();
     let mut client = Client::of(&upstream).await;
     client.send(GET).await;
     client.expect(HELLO).await;
@@ -115,9 +93,7 @@ async fn closes_when_the_first_byte_of_the_next_request_arrives() {
 async fn half_close_ends_one_direction() {
     let upstream = Hostile::new(script().read_head().half_close().read_body()).start();
     let mut client = Client::of(&upstream).await;
-    client
-        .send("PUT / HTTP/1.1\r\ncontent-length: 4\r\n\r\n")
-        .await;
+    client.send("PUT / HTTP/1.1\r\ncontent-length: 4\r\n\r\n").await;
     assert_eq!(client.end().await, End::Fin(String::new()));
     assert_eq!(upstream.open(), 1);
     client.send("late").await;
@@ -132,21 +108,14 @@ async fn half_close_ends_one_direction() {
 async fn records_a_request() {
     let upstream = Hostile::new(Script::hello()).start();
     let mut client = Client::of(&upstream).await;
-    let head =
-        "POST /p?q HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nX-A: 1\r\nX-A: 2\r\n\r\n";
+    let head = "POST /p?q HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nX-A: 1\r\nX-A: 2\r\n\r\n";
     let body = "3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
     client.send(format!("{head}{body}")).await;
     client.expect(HELLO).await;
     let request = upstream.requests(1).await.remove(0);
-    assert_eq!(
-        (request.method.as_str(), &*request.target),
-        ("POST", "/p?q")
-    );
+    assert_eq!((request.method.as_str(), &*request.target), ("POST", "/p?q"));
     assert_eq!(request.headers["host"], "h");
-    assert_eq!(
-        request.headers.get_all("x-a").iter().collect::<Vec<_>>(),
-        ["1", "2"]
-    );
+    assert_eq!(request.headers.get_all("x-a").iter().collect::<Vec<_>>(), ["1", "2"]);
     assert_eq!(request.body, b"abcde");
     assert_eq!(request.raw, format!("{head}{body}").as_bytes());
     assert_eq!(request.connection, 0);
@@ -155,12 +124,9 @@ async fn records_a_request() {
 #[tokio::test]
 async fn a_request_is_whole_when_its_body_is() {
     let gate = Gate::new("half");
-    let upstream =
-        Hostile::new(script().read_head().read_exactly(2).wait(&gate).read_body()).start();
+    let upstream = Hostile::new(script().read_head().read_exactly(2).wait(&gate).read_body()).start();
     let mut client = Client::of(&upstream).await;
-    client
-        .send("PUT / HTTP/1.1\r\ncontent-length: 4\r\n\r\nabcd")
-        .await;
+    client.send("PUT / HTTP/1.1\r\ncontent-length: 4\r\n\r\nabcd").await;
     gate.arrived(1).await;
     let request = upstream.heads(1).await.remove(0);
     assert_eq!((&*request.body, request.complete), (&b"ab"[..], false));
@@ -174,11 +140,7 @@ async fn reads_exactly_so_many_bytes() {
     let upstream = Hostile::new(script().read_exactly(3).answer(200, "").close()).start();
     let mut client = Client::of(&upstream).await;
     client.send("GE").await;
-    upstream
-        .until("two bytes", |seen| {
-            seen.connections.iter().any(|c| c.bytes_in == 2)
-        })
-        .await;
+    upstream.until("two bytes", |seen| seen.connections.iter().any(|c| c.bytes_in == 2)).await;
     assert!(client.silent());
     client.send("T").await;
     let empty = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
@@ -240,9 +202,7 @@ async fn an_early_answer_leaves_the_upload_to_the_script() {
     client.expect(early).await;
     let before = upstream.sightings().connections[0].bytes_in;
     let mut sent = 0;
-    while let Ok(written) =
-        timeout(Duration::from_millis(100), client.0.write(&[b'x'; 1 << 16])).await
-    {
+    while let Ok(written) = timeout(Duration::from_millis(100), client.0.write(&[b'x'; 1 << 16])).await {
         sent += written.unwrap();
         assert!(sent < 1 << 26, "the upload does not get stuck");
     }
@@ -259,36 +219,16 @@ async fn answers_are_framed_as_told() {
     let hello = || Answer::new(200, "hello");
     let cases = [
         ("length", hello(), HELLO),
-        (
-            "header",
-            hello().header("x", "y"),
-            "HTTP/1.1 200 OK\r\nx: y\r\ncontent-length: 5\r\n\r\nhello",
-        ),
+        ("header", hello().header("x", "y"), "HTTP/1.1 200 OK\r\nx: y\r\ncontent-length: 5\r\n\r\nhello"),
         (
             "chunked",
             hello().chunked(3).trailer("t", "1"),
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\nt: 1\r\n\r\n",
         ),
-        (
-            "until close",
-            hello().until_close(),
-            "HTTP/1.1 200 OK\r\n\r\nhello",
-        ),
-        (
-            "1.0",
-            hello().http_10(),
-            "HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello",
-        ),
-        (
-            "no content",
-            Answer::new(204, ""),
-            "HTTP/1.1 204 No Content\r\n\r\n",
-        ),
-        (
-            "unknown status",
-            Answer::new(799, ""),
-            "HTTP/1.1 799 Scripted\r\ncontent-length: 0\r\n\r\n",
-        ),
+        ("until close", hello().until_close(), "HTTP/1.1 200 OK\r\n\r\nhello"),
+        ("1.0", hello().http_10(), "HTTP/1.0 200 OK\r\ncontent-length: 5\r\n\r\nhello"),
+        ("no content", Answer::new(204, ""), "HTTP/1.1 204 No Content\r\n\r\n"),
+        ("unknown status", Answer::new(799, ""), "HTTP/1.1 799 Scripted\r\ncontent-length: 0\r\n\r\n"),
         (
             "cut chunk",
             hello().chunked(5).cut_body(4),
@@ -338,13 +278,7 @@ async fn dribbles() {
 #[tokio::test(start_paused = true)]
 async fn closes_idle_after_a_delay() {
     let idle = Duration::from_secs(75);
-    let upstream = Hostile::new(
-        script()
-            .exchange(Answer::new(200, "hello"))
-            .delay(idle)
-            .close(),
-    )
-    .start();
+    let upstream = Hostile::new(script().exchange(Answer::new(200, "hello")).delay(idle).close()).start();
     let mut client = Client::of(&upstream).await;
     let start = Instant::now();
     client.send(GET).await;
@@ -414,10 +348,7 @@ async fn whoever_waits_sees_the_client_go() {
         ("delay", script().read_head().delay(hour)),
         ("dribble", script().read_head().dribble("ab", 1, hour)),
         ("read_head", script().read_head().read_head()),
-        (
-            "read_body",
-            script().read_head().read_body().read_exactly(1),
-        ),
+        ("read_body", script().read_head().read_body().read_exactly(1)),
         ("idle", script().read_head()),
     ];
     for (name, script) in cases {
@@ -450,10 +381,7 @@ async fn scripts_go_in_order_and_the_last_repeats() {
         .then(script().write("3").close())
         .start();
     for expected in ["1", "2", "3", "3", "3"] {
-        assert_eq!(
-            Client::of(&upstream).await.end().await,
-            End::Fin(expected.into())
-        );
+        assert_eq!(Client::of(&upstream).await.end().await, End::Fin(expected.into()));
     }
 }
 
@@ -492,10 +420,7 @@ async fn all_closed_means_those_in_the_backlog_too() {
     let upstream = Hostile::new(Script::hello()).start();
     drop(std::net::TcpStream::connect(upstream.addr()).unwrap());
     upstream.all_closed().await;
-    assert_eq!(
-        upstream.sightings().connections[0].ended,
-        Some(Ended::ByPeerFin)
-    );
+    assert_eq!(upstream.sightings().connections[0].ended, Some(Ended::ByPeerFin));
 }
 
 #[tokio::test]
@@ -503,12 +428,7 @@ async fn dropping_the_handle_stops_everything() {
     for own_thread in [false, true] {
         let gate = Gate::new("never opened");
         let hostile = Hostile::new(script().wait(&gate));
-        let upstream = if own_thread {
-            hostile.own_thread()
-        } else {
-            hostile
-        }
-        .start();
+        let upstream = if own_thread { hostile.own_thread() } else { hostile }.start();
         let addr = upstream.addr();
         let mut client = Client::of(&upstream).await;
         gate.arrived(1).await;
@@ -566,10 +486,7 @@ async fn waits_do_not_move_a_paused_clock() {
 async fn uris_lead_to_it() {
     let upstream: Upstream = Hostile::new(Script::hello()).start();
     let port = upstream.addr().port();
-    assert_eq!(
-        upstream.uri("/a?b").to_string(),
-        format!("http://127.0.0.1:{port}/a?b")
-    );
+    assert_eq!(upstream.uri("/a?b").to_string(), format!("http://127.0.0.1:{port}/a?b"));
 }
 
 // === Nowhere ===

@@ -35,10 +35,7 @@ fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
 /// What the panic said.
 fn panics(run: impl FnOnce()) -> &'static str {
     let panic = catch_unwind(AssertUnwindSafe(run)).unwrap_err();
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .expect("a panic with a literal")
+    panic.downcast_ref::<&str>().copied().expect("a panic with a literal")
 }
 
 // === The contract ===
@@ -94,10 +91,7 @@ fn readiness_goes_by_plan() {
     assert_eq!(poll_ready(&mut probe), Poll::Ready(Ok(())));
     drop(probe.call(request()));
     assert_eq!(poll_ready(&mut probe), Poll::Ready(Err("broken".into())));
-    assert_eq!(
-        panics(|| drop(poll_ready(&mut probe))),
-        "the service was told to panic in poll_ready"
-    );
+    assert_eq!(panics(|| drop(poll_ready(&mut probe))), "the service was told to panic in poll_ready");
     for _ in 0..9 {
         assert_eq!(poll_ready(&mut probe), Poll::Pending);
     }
@@ -117,15 +111,9 @@ async fn pending_readiness_wakes() {
 #[test]
 fn calls_and_futures_panic_by_plan() {
     let (mut probe, handle) = Probe::pair([Plan::new().call_panic(), Plan::new().future_panic()]);
-    assert_eq!(
-        panics(|| drop(call(&mut probe))),
-        "the service was told to panic in call"
-    );
+    assert_eq!(panics(|| drop(call(&mut probe))), "the service was told to panic in call");
     let mut future = Box::pin(call(&mut probe));
-    assert_eq!(
-        panics(|| drop(poll_once(future.as_mut()))),
-        "the response future was told to panic"
-    );
+    assert_eq!(panics(|| drop(poll_once(future.as_mut()))), "the response future was told to panic");
     drop(future);
     handle.assert_idle();
     assert_eq!(handle.counts().calls, 2);
@@ -172,20 +160,14 @@ async fn answers_on_time_and_as_told() {
 async fn errors_are_the_ones_asked_for() {
     let plan = Plan::new().error_from(|| std::io::Error::from(std::io::ErrorKind::BrokenPipe));
     let (mut probe, _handle) = Probe::pair([plan]);
-    let error = call(&mut probe)
-        .await
-        .unwrap_err()
-        .downcast::<std::io::Error>()
-        .unwrap();
+    let error = call(&mut probe).await.unwrap_err().downcast::<std::io::Error>().unwrap();
     assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
 }
 
 #[tokio::test(start_paused = true)]
 async fn never_answers() {
     let (mut probe, _handle) = Probe::pair([Plan::new().never_answers()]);
-    tokio::time::timeout(Duration::from_secs(3600), call(&mut probe))
-        .await
-        .unwrap_err();
+    tokio::time::timeout(Duration::from_secs(3600), call(&mut probe)).await.unwrap_err();
 }
 
 #[tokio::test]
@@ -203,10 +185,7 @@ async fn reads_as_much_of_the_request_as_told() {
         drop(answered);
     }
     let requests = handle.requests();
-    let bodies: Vec<_> = requests
-        .iter()
-        .map(|request| request.body().as_ref())
-        .collect();
+    let bodies: Vec<_> = requests.iter().map(|request| request.body().as_ref()).collect();
     assert_eq!(bodies, [&b""[..], b"ab", b"abc", b"abc"]);
     assert!(requests.iter().all(|request| request.uri() == "/up"));
 }
@@ -224,16 +203,10 @@ async fn the_request_is_held_until_the_future_is_dropped() {
 
 #[test]
 fn a_plan_not_called_goes_to_the_next_service() {
-    let (probe, _handle) = Probe::pair([
-        Plan::new().readiness_error("first"),
-        Plan::new().ready_after(1),
-        Plan::new(),
-    ]);
+    let (probe, _handle) =
+        Probe::pair([Plan::new().readiness_error("first"), Plan::new().ready_after(1), Plan::new()]);
     let mut services = [probe.clone(), probe.clone(), probe];
-    assert_eq!(
-        poll_ready(&mut services[0]),
-        Poll::Ready(Err("first".into()))
-    );
+    assert_eq!(poll_ready(&mut services[0]), Poll::Ready(Err("first".into())));
     // The second plan waits in one service, which is dropped: it is the next one's.
     assert!(poll_ready(&mut services[1]).is_pending());
     let [_, second, mut third] = services;
@@ -265,10 +238,7 @@ async fn counts_what_is_alive() {
     assert!(poll_ready(&mut clone).is_ready());
     drop(clone);
     let counts = handle.counts();
-    assert_eq!(
-        (counts.services, counts.readied, counts.readied_not_called),
-        (1, 3, 1)
-    );
+    assert_eq!((counts.services, counts.readied, counts.readied_not_called), (1, 3, 1));
     assert_eq!(counts.cancelled, 1);
     drop(probe);
     assert_eq!(handle.counts().services, 0);

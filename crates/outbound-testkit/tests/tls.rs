@@ -6,9 +6,7 @@ mod client;
 use std::{io, sync::Arc};
 
 use client::{Client, GET, HELLO};
-use outbound_testkit::{
-    Answer, Certificate, Ended, Friendly, Gate, Hostile, Script, Upstream, handler,
-};
+use outbound_testkit::{Answer, Certificate, Ended, Friendly, Gate, Hostile, Script, Upstream, handler};
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -21,17 +19,13 @@ type Connected = io::Result<TlsStream<TcpStream>>;
 async fn connect(upstream: &Upstream, trusted: &Certificate, alpn: &[&str]) -> Connected {
     let connector = TlsConnector::from(Arc::new(trusted.client(alpn.iter().copied())));
     let socket = Client::of(upstream).await.0;
-    connector
-        .connect(ServerName::try_from("localhost").unwrap(), socket)
-        .await
+    connector.connect(ServerName::try_from("localhost").unwrap(), socket).await
 }
 
 #[tokio::test]
 async fn scripts_play_over_tls() {
     let certificate = Certificate::local();
-    let upstream = Hostile::new(Script::hello())
-        .tls(certificate.clone())
-        .start();
+    let upstream = Hostile::new(Script::hello()).tls(certificate.clone()).start();
     let mut client = connect(&upstream, &certificate, &[]).await.unwrap();
     client.write_all(GET.as_bytes()).await.unwrap();
     let mut response = [0; HELLO.len()];
@@ -47,14 +41,8 @@ async fn scripts_play_over_tls() {
 async fn close_says_goodbye_and_cut_does_not() {
     let certificate = Certificate::local();
     let script = Script::new().exchange(Answer::new(200, "hello"));
-    let upstream = Hostile::new(script.clone().close())
-        .then(script.cut())
-        .tls(certificate.clone())
-        .start();
-    for (number, expected) in [Ok(HELLO.len()), Err(io::ErrorKind::UnexpectedEof)]
-        .iter()
-        .enumerate()
-    {
+    let upstream = Hostile::new(script.clone().close()).then(script.cut()).tls(certificate.clone()).start();
+    for (number, expected) in [Ok(HELLO.len()), Err(io::ErrorKind::UnexpectedEof)].iter().enumerate() {
         let mut client = connect(&upstream, &certificate, &[]).await.unwrap();
         client.write_all(GET.as_bytes()).await.unwrap();
         let read = client.read_to_end(&mut Vec::new()).await;
@@ -66,9 +54,7 @@ async fn close_says_goodbye_and_cut_does_not() {
 #[tokio::test]
 async fn a_reset_is_a_reset_under_tls_too() {
     let certificate = Certificate::local();
-    let upstream = Hostile::new(Script::new().read_head().reset())
-        .tls(certificate.clone())
-        .start();
+    let upstream = Hostile::new(Script::new().read_head().reset()).tls(certificate.clone()).start();
     let mut client = connect(&upstream, &certificate, &[]).await.unwrap();
     client.write_all(GET.as_bytes()).await.unwrap();
     let error = client.read_to_end(&mut Vec::new()).await.unwrap_err();
@@ -86,12 +72,7 @@ async fn the_handshake_waits_for_its_gate() {
     let shaking = tokio::spawn({
         let (socket, config) = (Client::of(&upstream).await.0, certificate.client([]));
         let name = ServerName::try_from("localhost").unwrap();
-        async move {
-            TlsConnector::from(Arc::new(config))
-                .connect(name, socket)
-                .await
-                .map(drop)
-        }
+        async move { TlsConnector::from(Arc::new(config)).connect(name, socket).await.map(drop) }
     });
     gate.arrived(1).await;
     assert!(!shaking.is_finished());
@@ -139,9 +120,7 @@ async fn alpn_is_what_was_asked_for() {
     ];
     for (server, client, agreed) in offered {
         let certificate = Certificate::local().alpn(server.iter().copied());
-        let upstream = Friendly::new(handler::hello)
-            .tls(certificate.clone())
-            .start();
+        let upstream = Friendly::new(handler::hello).tls(certificate.clone()).start();
         let connected = connect(&upstream, &certificate, client).await.unwrap();
         assert_eq!(connected.get_ref().1.alpn_protocol(), agreed);
     }
@@ -150,9 +129,7 @@ async fn alpn_is_what_was_asked_for() {
 #[tokio::test]
 async fn friendly_serves_tls() {
     let certificate = Certificate::local();
-    let upstream = Friendly::new(handler::hello)
-        .tls(certificate.clone())
-        .start();
+    let upstream = Friendly::new(handler::hello).tls(certificate.clone()).start();
     let mut client = connect(&upstream, &certificate, &[]).await.unwrap();
     client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
     let mut response = String::new();

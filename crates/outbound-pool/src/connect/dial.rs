@@ -38,7 +38,7 @@ pub(crate) struct Limits {
 }
 
 /// A dial that is going on.
-pub(crate) type Dialing = Pin<Box<dyn Future<Output = Result<Opened, BoxError>> + Send>>;
+pub(crate) type Opening = Pin<Box<dyn Future<Output = Result<Opened, BoxError>> + Send>>;
 
 /// What a connector has opened.
 pub(crate) struct Dialed<T> {

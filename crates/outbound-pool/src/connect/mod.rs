@@ -19,7 +19,7 @@ pub use tls::webpki_roots;
 #[cfg(feature = "rustls")]
 pub use tls::{MaybeTls, Tls};
 
-pub(crate) use dial::{Dialed, Dialing, Limits, Progress, kind_of};
+pub(crate) use dial::{Dialed, Limits, Opening, Progress, kind_of};
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 

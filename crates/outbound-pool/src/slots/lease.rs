@@ -57,6 +57,13 @@ impl<K: Clone + Eq + Hash, C> Slot<K, C> {
     }
 }
 
+impl<K: Clone + Eq + Hash, C> Slot<K, C> {
+    /// Its socket is closed: it stands for another that is being dialed.
+    pub(crate) fn redial(&self) {
+        self.slots.with(|state, fx| state.redial(self.id, fx));
+    }
+}
+
 impl<K: Clone + Eq + Hash, C> Drop for Slot<K, C> {
     fn drop(&mut self) {
         self.slots.with(|state, fx| state.free(self.id, fx));
@@ -69,11 +76,6 @@ impl<K: Clone + Eq + Hash, C> Lease<K, C> {
     pub(super) fn new(slots: Arc<Slots<K, C>>, ticket: Ticket, reuse: Reuse<C>) -> Self {
         let Reuse { id, connection, idle_since } = reuse;
         Self { slots, id, ticket, idle_since, connection: Some(connection) }
-    }
-
-    /// The place in the queue that its request had, to be kept if it has to ask again.
-    pub(crate) fn ticket(&self) -> Ticket {
-        self.ticket
     }
 
     /// Since when the connection had been idle; `None` if it is new or came straight from another exchange.

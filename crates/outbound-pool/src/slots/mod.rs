@@ -56,18 +56,17 @@ impl<K: Clone + Eq + Hash, C> Slots<K, C> {
 
     /// An idle connection to `key`, the most recently used; else a registration.
     pub(crate) fn acquire(self: &Arc<Self>, key: &K, site: Option<CallSite>) -> Result<Acquire<K, C>, Full> {
-        self.ask(key, Ask { ticket: None, fresh: false, site, now: Instant::now() })
+        self.ask(key, Ask { ticket: None, site, now: Instant::now() })
     }
 
-    /// Asks again from the old place in the queue. With `fresh`, only a connection of its own will do: a used one has just failed.
+    /// Asks again from the old place in the queue.
     pub(crate) fn reacquire(
         self: &Arc<Self>,
         key: &K,
         site: Option<CallSite>,
         ticket: Ticket,
-        fresh: bool,
     ) -> Result<Acquire<K, C>, Full> {
-        self.ask(key, Ask { ticket: Some(ticket), fresh, site, now: Instant::now() })
+        self.ask(key, Ask { ticket: Some(ticket), site, now: Instant::now() })
     }
 
     fn ask(self: &Arc<Self>, key: &K, ask: Ask) -> Result<Acquire<K, C>, Full> {

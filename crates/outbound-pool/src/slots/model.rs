@@ -30,10 +30,7 @@ mod random {
     /// One thing that somebody may do. Numbers pick among what there is.
     #[derive(Clone, Debug)]
     enum Move {
-        Ask {
-            host: u8,
-            fresh: bool,
-        },
+        Ask(u8),
         Poll(usize),
         /// A waiter goes away.
         Cancel(usize),
@@ -63,7 +60,7 @@ mod random {
     fn moves() -> impl Strategy<Value = Vec<Move>> {
         let any_index = || any::<usize>();
         let step = prop_oneof![
-            6 => (0..4u8, proptest::bool::weighted(0.1)).prop_map(|(host, fresh)| Move::Ask { host, fresh }),
+            6 => (0..4u8).prop_map(Move::Ask),
             6 => any_index().prop_map(Move::Poll),
             2 => any_index().prop_map(Move::Cancel),
             4 => any_index().prop_map(Move::Open),
@@ -91,19 +88,11 @@ mod random {
     impl World {
         fn step(&mut self, slots: &Arc<Slots<Key, Conn>>, step: Move, next: &mut Conn) {
             match step {
-                Move::Ask { host, fresh } => {
-                    let asked = if fresh {
-                        let ticket = slots.with(|state, _| state.next_ticket());
-                        slots.reacquire(&host, None, ticket, true)
-                    } else {
-                        slots.acquire(&host, None)
-                    };
-                    match asked {
-                        Ok(Acquire::Now(lease)) => self.leases.push(lease),
-                        Ok(Acquire::Later(waiting)) => self.waiters.push((host, waiting, Arc::default())),
-                        Err(Full { .. }) => {}
-                    }
-                }
+                Move::Ask(host) => match slots.acquire(&host, None) {
+                    Ok(Acquire::Now(lease)) => self.leases.push(lease),
+                    Ok(Acquire::Later(waiting)) => self.waiters.push((host, waiting, Arc::default())),
+                    Err(Full { .. }) => {}
+                },
                 Move::Poll(pick) => {
                     if let Some(index) = pick.checked_rem(self.waiters.len()) {
                         self.poll(index);
@@ -421,58 +410,6 @@ mod told {
         let (_socket, _held) = open(&slots, "a", 1);
         let _waiting: Vec<_> = (0..3).map(|_| wait(&slots, "a")).collect();
         drop(slot(&mut wait(&slots, "b")));
-    }
-
-    #[test]
-    fn after_a_failure_on_a_shelved_connection_another_shelved_one_is_not_tried() {
-        let slots = machine(2, 2);
-        let (first, held) = open(&slots, "a", 1);
-        let (_second, other) = open(&slots, "a", 2);
-        held.release();
-        other.release();
-        let Ok(Acquire::Now(failed)) = slots.acquire(&"a", None) else { panic!("two are idle") };
-        assert_eq!(*failed, 2, "the most recently used");
-        let ticket = failed.ticket();
-        drop(failed);
-        let Ok(Acquire::Later(mut again)) = slots.reacquire(&"a", None, ticket, true) else {
-            panic!("a fresh one was asked for")
-        };
-        assert!(poll(&mut again).is_pending(), "the host is full: the failed one is still closing");
-        drop(_second);
-        drop(slot(&mut again));
-        drop(first);
-    }
-
-    #[test]
-    fn when_idle_ones_fill_the_host_one_of_them_makes_room_for_a_fresh_one() {
-        let slots = machine(1, 1);
-        let (socket, held) = open(&slots, "a", 1);
-        held.release();
-        let ticket = slots.with(|state, _| state.next_ticket());
-        let Ok(Acquire::Later(mut fresh)) = slots.reacquire(&"a", None, ticket, true) else {
-            panic!("a fresh one was asked for")
-        };
-        assert!(poll(&mut fresh).is_pending());
-        drop(socket);
-        drop(slot(&mut fresh));
-    }
-
-    #[test]
-    fn who_wants_a_fresh_connection_is_not_handed_a_used_one_but_given_its_room() {
-        let slots = machine(2, 2);
-        let (first, held) = open(&slots, "a", 1);
-        let (_second, other) = open(&slots, "a", 2);
-        let ticket = slots.with(|state, _| state.next_ticket());
-        let Ok(Acquire::Later(mut fresh)) = slots.reacquire(&"a", None, ticket, true) else {
-            panic!("a fresh one was asked for")
-        };
-        let mut younger = wait(&slots, "a");
-        held.release();
-        assert!(poll(&mut fresh).is_pending() && poll(&mut younger).is_pending(), "the first makes room");
-        other.release();
-        assert_eq!(*lease(&mut younger), 2, "the second is not needed for that");
-        drop(first);
-        drop(slot(&mut fresh));
     }
 
     #[test]

@@ -52,12 +52,10 @@ struct Host<K> {
     key: K,
     counts: Counts,
     shelf: List<HOST>,
-    /// Registered waiters that can be handed a connection, and have not been.
+    /// Registered waiters that have not been handed a connection.
     queue: BTreeMap<Ticket, usize>,
-    /// Registered waiters that have no dial of their own.
+    /// Those of them that have no dial of their own either.
     undialed: BTreeMap<Ticket, usize>,
-    /// How many of those want a fresh connection, and so are not in `queue`.
-    fresh: usize,
     /// All registered waiters.
     registered: usize,
     /// Its entry in `State::blocked`.
@@ -88,8 +86,6 @@ enum Stage<C> {
 struct Waiter<C> {
     host: usize,
     ticket: Ticket,
-    /// Only a connection of its own will do.
-    fresh: bool,
     site: Option<CallSite>,
     waker: Option<Waker>,
     grant: Option<Grant<C>>,
@@ -144,8 +140,6 @@ pub(super) struct Effects<C> {
 pub(super) struct Ask {
     /// Its old place, if it has had one.
     pub(super) ticket: Option<Ticket>,
-    /// Only a connection of its own will do: one that had been used before has just failed.
-    pub(super) fresh: bool,
     pub(super) site: Option<CallSite>,
     pub(super) now: Instant,
 }
@@ -175,7 +169,7 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
     /// An idle connection at once, or a registration.
     pub(super) fn acquire(&mut self, key: &K, ask: Ask, fx: &mut Effects<C>) -> Result<Acquired<C>, Full> {
         let host = self.by_key.get(key).copied();
-        let idle = host.filter(|_| !ask.fresh).and_then(|host| self.hosts[host].shelf.newest());
+        let idle = host.and_then(|host| self.hosts[host].shelf.newest());
         // Who has had a place does not lose it to the limit on newcomers.
         if idle.is_none() && ask.ticket.is_none() {
             self.admit(host)?;
@@ -188,7 +182,6 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
         let waiter = self.waiters.insert(Waiter {
             host,
             ticket,
-            fresh: ask.fresh,
             site: ask.site,
             waker: None,
             grant: None,
@@ -286,10 +279,6 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
                 self.totals.evicted += 1;
                 self.give_up(id.index, connection, fx);
             }
-            _ if self.owes_room(host) => {
-                self.totals.evicted += 1;
-                self.give_up(id.index, connection, fx);
-            }
             Some((_, waiter)) => {
                 self.withdraw(waiter);
                 let site = self.waiters[waiter].site;
@@ -320,6 +309,16 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
         self.totals.reused -= 1;
         self.totals.lost += 1;
         self.retire(id);
+    }
+
+    /// The socket is closed, and another is dialed in its place.
+    pub(super) fn redial(&mut self, id: RecordId, fx: &mut Effects<C>) {
+        if self.is_current(id) {
+            self.move_to(id.index, Stage::Dialing);
+            self.totals.closed += 1;
+            self.totals.dialed += 1;
+            self.settle(fx);
+        }
     }
 
     /// The socket is closed, or was never opened.
@@ -389,19 +388,12 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
             })
     }
 
-    /// Whether a waiter wants a connection of its own to this host, which others fill, and none of them is being closed for it.
-    fn owes_room(&self, host: usize) -> bool {
-        let Host { counts, fresh, .. } = &self.hosts[host];
-        counts.open() >= self.limits.per_host && *fresh > counts.closing
-    }
-
     fn grant_dial(&mut self, host: usize, fx: &mut Effects<C>) {
         let Some((ticket, waiter)) = self.hosts[host].undialed.pop_first() else {
             unreachable!("a blocked host has a waiter without a dial")
         };
         debug_assert_eq!(self.waiters[waiter].ticket, ticket);
         self.undialed -= 1;
-        self.hosts[host].fresh -= usize::from(self.waiters[waiter].fresh);
         let serial = next(&mut self.serials);
         let record = Record { host, serial, stage: Stage::Dialing, links: Links::default() };
         let index = self.records.insert(record);
@@ -420,14 +412,11 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
     }
 
     fn enqueue(&mut self, waiter: usize) {
-        let Waiter { host, ticket, dialing, fresh, .. } = self.waiters[waiter];
+        let Waiter { host, ticket, dialing, .. } = self.waiters[waiter];
         let entry = &mut self.hosts[host];
-        if !fresh {
-            entry.queue.insert(ticket, waiter);
-        }
+        entry.queue.insert(ticket, waiter);
         if !dialing {
             entry.undialed.insert(ticket, waiter);
-            entry.fresh += usize::from(fresh);
             self.undialed += 1;
         }
         self.reindex(host);
@@ -435,13 +424,10 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
 
     /// Out of the queues; it stays registered.
     fn withdraw(&mut self, waiter: usize) {
-        let Waiter { host, ticket, fresh, .. } = self.waiters[waiter];
+        let Waiter { host, ticket, .. } = self.waiters[waiter];
         let entry = &mut self.hosts[host];
         entry.queue.remove(&ticket);
-        if entry.undialed.remove(&ticket).is_some() {
-            entry.fresh -= usize::from(fresh);
-            self.undialed -= 1;
-        }
+        self.undialed -= usize::from(entry.undialed.remove(&ticket).is_some());
         self.reindex(host);
     }
 
@@ -544,7 +530,6 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
             shelf: List::new(),
             queue: BTreeMap::new(),
             undialed: BTreeMap::new(),
-            fresh: 0,
             registered: 0,
             blocked: None,
         });
@@ -612,11 +597,6 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
         holders
     }
 
-    #[cfg(test)]
-    pub(super) fn next_ticket(&mut self) -> Ticket {
-        next(&mut self.tickets)
-    }
-
     /// The invariants of the module's head, and that every count and index is what it counts.
     #[cfg(test)]
     pub(super) fn check(&self) {
@@ -647,10 +627,7 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
             assert!(counts.open() + host.registered > 0, "a cold host is kept");
             let registered = self.waiters.iter().filter(|(_, waiter)| waiter.host == key).count();
             assert_eq!(registered, host.registered, "registered");
-            let fresh = host.undialed.values().filter(|&&waiter| self.waiters[waiter].fresh).count();
-            assert_eq!(fresh, host.fresh, "fresh");
             assert!(counts.idle == 0 || host.queue.is_empty(), "idle while one waits for it");
-            assert!(counts.idle == 0 || !self.owes_room(key), "idle while one waits for its room");
             let host_full = counts.open() >= self.limits.per_host;
             let all_full = open >= self.limits.total;
             assert!(host.undialed.is_empty() || host_full || all_full, "a waiter waits while there is room");

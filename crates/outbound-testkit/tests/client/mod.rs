@@ -49,11 +49,7 @@ impl Client {
             }
         };
         let read = String::from_utf8(read).unwrap();
-        if fin {
-            End::Fin(read)
-        } else {
-            End::Reset(read)
-        }
+        if fin { End::Fin(read) } else { End::Reset(read) }
     }
 
     /// Whether there is nothing to read now.
@@ -62,8 +58,6 @@ impl Client {
     }
 
     pub(crate) fn reset(self) {
-        socket2::SockRef::from(&self.0)
-            .set_linger(Some(std::time::Duration::ZERO))
-            .unwrap();
+        socket2::SockRef::from(&self.0).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     }
 }

@@ -1,0 +1,39 @@
+//! An origin asked to be left alone for a while.
+
+use std::{error::Error, fmt, time::Duration};
+
+use crate::{origin::Origin, units::Time};
+
+/// The origin asked, in an answer to another call, to be left alone for a while that is not over.
+///
+/// **May the peer have acted on the request?** No: nothing was sent.
+#[derive(Clone, Debug)]
+pub struct CoolingDown {
+    origin: Origin,
+    left: Duration,
+}
+
+impl CoolingDown {
+    /// `origin` wants no request for another `left`.
+    pub fn new(origin: Origin, left: Duration) -> Self {
+        Self { origin, left }
+    }
+
+    /// Who asked for it.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// For how long, from when the call was turned away.
+    pub fn left(&self) -> Duration {
+        self.left
+    }
+}
+
+impl fmt::Display for CoolingDown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} asked for no requests for another {}: nothing was sent", self.origin, Time(self.left))
+    }
+}
+
+impl Error for CoolingDown {}

@@ -1,0 +1,117 @@
+//! One rate per key, for the keys whose bucket is not full.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use governor::Quota;
+use http::{Request, request::Parts};
+
+use crate::{bucket::Bucket, rate::Rates, stats::Stats};
+
+/// The same rate for each key apart, and a handle to watch it, shared by its clones.
+///
+/// A key is forgotten once its bucket is full again: not at the very moment, but before as many again have become known.
+/// A call takes one short lock to find its key, whose `Hash` and `Eq` run under it and must not make calls themselves.
+pub struct RatePerKey<K, F = fn(&Parts) -> K> {
+    keys: Arc<Mutex<Keys<K>>>,
+    key_of: F,
+}
+
+struct Keys<K> {
+    quota: Quota,
+    buckets: HashMap<K, Arc<Bucket>>,
+    /// With so many keys, it is time to look for those to forget.
+    crowded: usize,
+    rejected: u64,
+    longest_wait: Duration,
+}
+
+// === RatePerKey ===
+
+impl<K, F> RatePerKey<K, F> {
+    /// How many keys are known.
+    pub fn keys(&self) -> usize {
+        self.lock().buckets.len()
+    }
+
+    /// What all keys are doing together; `limit` is that of each.
+    pub fn stats(&self) -> Stats {
+        let keys = self.lock();
+        let start = Stats {
+            limit: keys.quota.burst_size().get() as usize,
+            in_use: 0,
+            waiting: 0,
+            rejected: keys.rejected,
+            longest_wait: keys.longest_wait,
+        };
+        keys.buckets.values().map(|bucket| bucket.stats()).fold(start, Stats::and)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Keys<K>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Hash + Eq, F> RatePerKey<K, F> {
+    pub(crate) fn new(quota: Quota, key_of: F) -> Self {
+        let buckets = HashMap::with_capacity(CROWDED);
+        let keys = Keys { quota, buckets, crowded: CROWDED, rejected: 0, longest_wait: Duration::ZERO };
+        Self { keys: Arc::new(Mutex::new(keys)), key_of }
+    }
+}
+
+impl<K: Hash + Eq, F: Fn(&Parts) -> K> Rates for RatePerKey<K, F> {
+    fn bucket_of<B>(&self, request: Request<B>) -> (Request<B>, Arc<Bucket>) {
+        let (parts, body) = request.into_parts();
+        let key = (self.key_of)(&parts);
+        let mut keys = self.lock();
+        let forgotten = keys.forget_full();
+        let quota = keys.quota;
+        let bucket = match keys.buckets.entry(key) {
+            Entry::Occupied(known) => known.get().clone(),
+            Entry::Vacant(new) => new.insert(Arc::new(Bucket::new(quota))).clone(),
+        };
+        drop(keys);
+        drop(forgotten);
+        (Request::from_parts(parts, body), bucket)
+    }
+}
+
+impl<K, F: Clone> Clone for RatePerKey<K, F> {
+    fn clone(&self) -> Self {
+        Self { keys: self.keys.clone(), key_of: self.key_of.clone() }
+    }
+}
+
+impl<K, F> fmt::Debug for RatePerKey<K, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RatePerKey").field("keys", &self.keys()).field("stats", &self.stats()).finish()
+    }
+}
+
+// === Keys ===
+
+impl<K: Hash + Eq> Keys<K> {
+    /// Forgets the keys that are as good as new, if there are many: each call pays for as many as it has added, on average.
+    fn forget_full(&mut self) -> Vec<(K, Arc<Bucket>)> {
+        if self.buckets.len() < self.crowded {
+            return Vec::new();
+        }
+        let forgotten: Vec<_> = self.buckets.extract_if(|_, bucket| bucket.is_as_new()).collect();
+        for (_, bucket) in &forgotten {
+            self.rejected += bucket.line.rejected();
+            self.longest_wait = self.longest_wait.max(bucket.line.longest_wait());
+        }
+        self.crowded = CROWDED.max(2 * self.buckets.len());
+        self.buckets.shrink_to(self.crowded);
+        forgotten
+    }
+}
+
+/// So many keys are kept without a look at them.
+const CROWDED: usize = 56;

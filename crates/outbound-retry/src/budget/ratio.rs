@@ -1,0 +1,169 @@
+//! A share of the calls of the last seconds, and a floor.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::invalid::InvalidSetting;
+
+/// Retries are at most so many per cent of the calls of the last seconds, and so many a second besides: by default 20 %, 10 a
+/// second, over 10 seconds (the figures of Finagle's `RetryBudget`).
+///
+/// Over any time, retries ≤ calls × percent / 100 + floor × (time + window). What a quiet window saves up can be spent at once, and is
+/// forgotten after it; then retries come as evenly as calls do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ratio {
+    percent: u32,
+    floor: u32,
+    window: Duration,
+}
+
+/// What calls have brought and no retry has taken, by the tenth of the window in which they brought it. Each is taken once: no race
+/// can overdraw it, and nothing is shared but what is counted.
+#[derive(Debug)]
+pub(super) struct Window {
+    deposit: u32,
+    tenth: Duration,
+    begun: Instant,
+    /// Each the number of its turn, and what is left of it.
+    slots: [AtomicU64; SLOTS as usize],
+    floor: Floor,
+}
+
+/// So many retries a second, as a virtual clock (the "generic cell rate algorithm", ITU-T I.371): a retry moves it on by an interval,
+/// and it may be ahead by a window.
+#[derive(Debug)]
+struct Floor {
+    interval: Option<u64>,
+    window: u64,
+    clock: AtomicU64,
+}
+
+// === Ratio ===
+
+impl Ratio {
+    /// So many retries for a hundred calls.
+    #[must_use]
+    pub fn percent(self, percent: u32) -> Self {
+        Self { percent, ..self }
+    }
+
+    /// So many retries a second whatever the traffic: without them a client with few calls would have none.
+    #[must_use]
+    pub fn floor(self, per_second: u32) -> Self {
+        Self { floor: per_second, ..self }
+    }
+
+    /// For how long a call counts.
+    ///
+    /// # Errors
+    /// If it is less than a second.
+    pub fn window(self, window: Duration) -> Result<Self, InvalidSetting> {
+        if window < Duration::from_secs(1) {
+            return Err(InvalidSetting("the window of a retry budget is at least a second"));
+        }
+        Ok(Self { window, ..self })
+    }
+}
+
+impl Default for Ratio {
+    fn default() -> Self {
+        Self { percent: 20, floor: 10, window: Duration::from_secs(10) }
+    }
+}
+
+// === Window ===
+
+impl Window {
+    pub(super) fn new(ratio: Ratio) -> Self {
+        Self {
+            deposit: ratio.percent,
+            tenth: ratio.window / SLOTS,
+            begun: Instant::now(),
+            slots: [const { AtomicU64::new(0) }; SLOTS as usize],
+            floor: Floor {
+                interval: 1_000_000_000_u64.checked_div(ratio.floor.into()).map(|nanos| nanos.max(1)),
+                window: nanos(ratio.window),
+                clock: AtomicU64::new(0),
+            },
+        }
+    }
+
+    pub(super) fn deposit(&self) {
+        self.put(self.turn(self.begun.elapsed()), self.deposit);
+    }
+
+    /// Deposits first: they are forgotten sooner.
+    pub(super) fn withdraw(&self) -> bool {
+        let now = self.begun.elapsed();
+        self.take(self.turn(now)) || self.floor.take(nanos(now))
+    }
+
+    fn turn(&self, now: Duration) -> u32 {
+        (now.as_nanos() / self.tenth.as_nanos()) as u32
+    }
+
+    fn put(&self, turn: u32, amount: u32) {
+        let _ = self.slots[(turn % SLOTS) as usize].fetch_update(Relaxed, Relaxed, |packed| {
+            let (held_turn, held) = unpack(packed);
+            // A thread that was held up for a whole window finds a later turn here, and counts as that.
+            let held = if held_turn < turn { 0 } else { held };
+            Some(pack(turn.max(held_turn), held.saturating_add(amount)))
+        });
+    }
+
+    /// Takes what a retry costs, of the oldest first.
+    fn take(&self, turn: u32) -> bool {
+        let by_age = || (1..=SLOTS).map(|ahead| &self.slots[(turn.wrapping_add(ahead) % SLOTS) as usize]);
+        let live = |packed| Some(unpack(packed)).filter(|&(held_turn, _)| held_turn + SLOTS > turn);
+        let all = by_age().filter_map(|slot| live(slot.load(Relaxed))).map(|(_, held)| u64::from(held));
+        if all.sum::<u64>() < RETRY.into() {
+            return false;
+        }
+        let mut owed = RETRY;
+        for slot in by_age() {
+            let part = |packed| live(packed).map(|(turn, held)| pack(turn, held.saturating_sub(owed)));
+            if let Ok(packed) = slot.fetch_update(Relaxed, Relaxed, part) {
+                owed -= unpack(packed).1.min(owed);
+            }
+            if owed == 0 {
+                return true;
+            }
+        }
+        // Others were faster.
+        self.put(turn, RETRY - owed);
+        false
+    }
+}
+
+// === Floor ===
+
+impl Floor {
+    fn take(&self, now: u64) -> bool {
+        let Some(interval) = self.interval else { return false };
+        let tick = |clock: u64| {
+            let clock = clock.max(now).saturating_add(interval);
+            (clock - now <= self.window).then_some(clock)
+        };
+        self.clock.fetch_update(Relaxed, Relaxed, tick).is_ok()
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn pack(turn: u32, amount: u32) -> u64 {
+    u64::from(turn) << 32 | u64::from(amount)
+}
+
+fn unpack(packed: u64) -> (u32, u32) {
+    ((packed >> 32) as u32, packed as u32)
+}
+
+const SLOTS: u32 = 10;
+/// What a retry costs, where a call brings as much as its per cent.
+const RETRY: u32 = 100;
