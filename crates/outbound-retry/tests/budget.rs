@@ -71,6 +71,9 @@ async fn a_ratio_forgets_what_its_window_has_passed() {
     assert_eq!(storm(&layer, 50, Plan::new().status(503)).await, 50 + 20, "after it");
     advance(60 * SECOND).await;
     assert_eq!(storm(&layer, 50, Plan::new().status(503)).await, 50 + 10, "after everything");
+    assert_eq!(storm(&layer, 1000, Plan::new()).await, 1000);
+    advance(15 * SECOND).await;
+    assert_eq!(storm(&layer, 50, Plan::new().status(503)).await, 50 + 10, "long after, in another tenth");
 
     let floor = Budget::new(Ratio::default().percent(0));
     let layer = self::layer(1000, &floor);
