@@ -4,7 +4,7 @@ use std::{
     future::{Ready, ready},
     num::{NonZeroU32, NonZeroUsize},
     sync::{
-        Arc,
+        Arc, Barrier,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -71,6 +71,9 @@ async fn a_ratio_forgets_what_its_window_has_passed() {
     assert_eq!(storm(&layer, 50, Plan::new().status(503)).await, 50 + 20, "after it");
     advance(60 * SECOND).await;
     assert_eq!(storm(&layer, 50, Plan::new().status(503)).await, 50 + 10, "after everything");
+    assert_eq!(storm(&layer, 1000, Plan::new()).await, 1000);
+    advance(15 * SECOND).await;
+    assert_eq!(storm(&layer, 50, Plan::new().status(503)).await, 50 + 10, "long after, in another tenth");
 
     let floor = Budget::new(Ratio::default().percent(0));
     let layer = self::layer(1000, &floor);
@@ -234,28 +237,31 @@ async fn account(budget: &Budget, calls: usize) -> Ledger {
 
 #[tokio::test(start_paused = true)]
 async fn it_is_not_overdrawn_from_many_threads() {
-    for (name, rule, retries) in [
-        ("ratio", Rule::from(Ratio::default().floor(0)), 2000),
-        ("floor", Rule::from(Ratio::default().percent(0).floor(1000)), 10_000),
-        ("tokens", Rule::from(Tokens::default().capacity(100_000)), 20_000),
-        ("share", Rule::from(Share::default().percent(0).floor(5000)), 5000),
+    for (name, rule) in [
+        ("ratio", Rule::from(Ratio::default().percent(20_000).floor(0))),
+        ("floor", Rule::from(Ratio::default().percent(0).floor(20_000))),
+        ("tokens", Rule::from(Tokens::default().capacity(1_000_000))),
+        ("share", Rule::from(Share::default().percent(0).floor(200_000))),
     ] {
-        let ledger = account(&Budget::new(rule), 10_000).await;
+        let ledger = account(&Budget::new(rule), 1000).await;
         // The clock of this test is another thread's: each enters its runtime, and time stands still.
-        let runtime = tokio::runtime::Handle::current();
+        let (runtime, start) = (tokio::runtime::Handle::current(), Barrier::new(THREADS));
         let paid: usize = std::thread::scope(|scope| {
             let takes = || {
                 let _guard = runtime.enter();
-                (0..30_000).filter(|_| ledger.account().withdraw(None).is_some()).count()
+                start.wait();
+                (0..100_000).filter(|_| ledger.account().withdraw(None).is_some()).count()
             };
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(takes)).collect();
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(takes)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         // Threads that each hold a part of a retry's cost may go without, and the next one finds it.
         let rest = std::iter::from_fn(|| ledger.account().withdraw(None)).count();
-        assert_eq!(paid + rest, retries, "{name}");
+        assert_eq!(paid + rest, 200_000, "{name}");
     }
 }
+
+const THREADS: usize = 4;
 
 /// What a call finds: whether it fails, and how long before the next call.
 #[derive(Clone, Copy, Debug)]
