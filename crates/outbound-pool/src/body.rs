@@ -52,6 +52,7 @@ impl Body {
         lease.wire.end();
         if is_over {
             lease.served += 1;
+            lease.fields.forget();
             lease.release();
         }
     }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, HeaderName, HeaderValue, Request, Response, Version};
+use http::{Extensions, HeaderValue, Request, Response, Version};
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1},
@@ -23,6 +23,7 @@ use tokio_util::sync::ReusableBoxFuture;
 
 use crate::{
     connect::{Addresses, Dialed, Liveness},
+    fields::Fields,
     reaper::Reaper,
     slots,
     upload::Upload,
@@ -42,8 +43,8 @@ pub(crate) struct Connection {
     pub(crate) wire: Arc<Wire>,
     /// The value of the `Host` header.
     pub(crate) host: HeaderValue,
-    /// The header fields of a request that may have to be sent again; kept here for its capacity.
-    pub(crate) fields: Vec<(HeaderName, HeaderValue)>,
+    /// Of a request that may have to be sent again.
+    pub(crate) fields: Fields,
     /// The last exchange, whose allocation the next may use if nobody looks at it any more.
     pub(crate) exchange: Option<Exchange>,
     pub(crate) served: u64,
@@ -98,7 +99,7 @@ impl Opened {
             response: ReusableBoxFuture::new(std::future::pending()),
             wire,
             host: HeaderValue::from_str(origin.host_and_port())?,
-            fields: Vec::new(),
+            fields: Fields::default(),
             exchange: None,
             served: 0,
             driver,

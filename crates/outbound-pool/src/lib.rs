@@ -54,6 +54,7 @@ mod call;
 mod config;
 pub mod connect;
 mod connection;
+mod fields;
 mod pool;
 mod reaper;
 mod sending;

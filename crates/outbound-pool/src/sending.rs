@@ -9,9 +9,9 @@ use std::{
 };
 
 use http::{
-    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
-    uri::PathAndQuery,
+    uri::{Authority, PathAndQuery},
 };
 use hyper::body::Incoming;
 use outbound_core::{
@@ -21,6 +21,7 @@ use outbound_core::{
 use crate::{
     body::Body,
     connection::{Lease, Slot},
+    fields::Fields,
     upload::{Keep, Upload},
 };
 
@@ -140,10 +141,7 @@ impl Sending {
         request.body_mut().on(&connection.wire, keep, length);
         let closes = has_token(request.headers(), "close");
         let again = was_idle.then(|| {
-            connection.fields.clear();
-            connection
-                .fields
-                .extend(request.headers().iter().map(|(name, value)| (name.clone(), value.clone())));
+            connection.fields.keep(request.headers());
             Again::new(&request, is_idempotent)
         });
         Self {
@@ -245,7 +243,7 @@ impl Broken {
         let (Some(again), Some(slot)) = (again, lease.let_go()) else {
             return Err(failed(&exchange, error, is_silent));
         };
-        let mut fields = mem::take(&mut lease.fields);
+        let fields = mem::take(&mut lease.fields);
         let wire = lease.wire.clone();
         // The socket is closed, and hyper has let go of the request body, when the driver has ended.
         let _ = lease.retire().close().await;
@@ -253,10 +251,10 @@ impl Broken {
         let request = match returned {
             Some(request) => request.map(Upload::take),
             None if again.had_body => match wire.take_rest() {
-                Some(rest) => again.request(&mut fields, rest.into()),
+                Some(rest) => again.request(&fields, rest.into()),
                 None => return Err(failed(&exchange, error, is_silent)),
             },
-            None => again.request(&mut fields, Upload::default()),
+            None => again.request(&fields, Upload::default()),
         };
         tracing::debug!(%origin, error = &error as &dyn Error, "the idle connection was closed: sending again");
         // It goes on with the same record: what was written once stays written.
@@ -298,15 +296,13 @@ impl Again {
         }
     }
 
-    fn request(self, fields: &mut Vec<(HeaderName, HeaderValue)>, body: Upload) -> Request<Upload> {
+    fn request(self, fields: &Fields, body: Upload) -> Request<Upload> {
         let mut request = Request::new(body);
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
         *request.version_mut() = self.version;
         *request.extensions_mut() = self.extensions;
-        for (name, value) in fields.drain(..) {
-            request.headers_mut().append(name, value);
-        }
+        *request.headers_mut() = fields.headers();
         request
     }
 }
@@ -329,10 +325,16 @@ fn prepare(request: &mut Request<Upload>, host: &HeaderValue) {
     if request.uri().authority().is_some() {
         let parts = mem::take(request.uri_mut()).into_parts();
         *request.uri_mut() = match (request.method(), parts.authority) {
-            (&Method::CONNECT, Some(authority)) => authority.into(),
+            (&Method::CONNECT, Some(authority)) => without_userinfo(&authority),
             _ => parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")).into(),
         };
     }
+}
+
+fn without_userinfo(authority: &Authority) -> Uri {
+    let whole = authority.as_str();
+    let bare = whole.rsplit_once('@').map_or(whole, |(_, bare)| bare);
+    bare.parse().unwrap_or_default()
 }
 
 /// The length that frames the content, where that is what does (RFC 9112, 6.3).

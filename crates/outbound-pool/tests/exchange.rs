@@ -267,11 +267,12 @@ async fn the_target_is_in_origin_form_and_the_host_is_named_once() {
         ("no path", Method::GET, "http://127.0.0.1:PORT", "/", "127.0.0.1:PORT"),
         ("only a query", Method::GET, "http://127.0.0.1:PORT?q", "/?q", "127.0.0.1:PORT"),
         ("userinfo", Method::GET, "http://me:secret@127.0.0.1:PORT/x", "/x", "127.0.0.1:PORT"),
+        ("CONNECT", Method::CONNECT, "http://me:secret@127.0.0.1:PORT/x", "127.0.0.1:PORT", "127.0.0.1:PORT"),
         ("upper case", Method::GET, "HTTP://LocalHost:PORT/X", "/X", "localhost:PORT"),
     ] {
         let received =
             sent(&pool, &upstream, request(method, at(uri).parse().unwrap(), Empty::<Bytes>::new())).await;
-        assert_eq!(received.target, target, "{name}");
+        assert_eq!(received.target, at(target), "{name}");
         assert_eq!(received.headers.get_all(header::HOST).iter().collect::<Vec<_>>(), [&at(host)], "{name}");
         let raw = String::from_utf8(received.raw).unwrap();
         assert!(raw.contains("HTTP/1.1\r\n") && !raw.contains("secret"), "{name}: {raw}");

@@ -190,13 +190,6 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
         });
         self.hosts[host].registered += 1;
         self.enqueue(waiter);
-        // Only a fresh connection will do, and idle ones fill its host: one of them has to go.
-        let full = self.hosts[host].counts.open() >= self.limits.per_host;
-        if let (true, Some(idle)) =
-            (full && self.hosts[host].counts.closing == 0, self.hosts[host].shelf.oldest())
-        {
-            self.evict(idle, fx);
-        }
         self.settle(fx);
         if self.waiters[waiter].grant.is_none() {
             self.totals.waited += 1;
