@@ -240,8 +240,9 @@ impl Due {
     }
 
     /// Nothing is sent once it has passed, even if the connection for it is there.
-    fn keep(self, lease: Lease, exchange: &Exchange) -> Result<Lease, BoxError> {
+    fn keep(self, mut lease: Lease, exchange: &Exchange) -> Result<Lease, BoxError> {
         if self.deadline.is_past() {
+            drop(lease.let_go());
             lease.release();
             return Err(self.passed(exchange).into());
         }

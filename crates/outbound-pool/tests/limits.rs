@@ -444,9 +444,13 @@ async fn nothing_is_sent_once_the_deadline_has_passed() {
     quiet(&slow).await;
 
     // It passes in the moment in which a connection comes free.
+    let goes = Gate::new("goes");
+    let closes = Script::new().exchange(Answer::new(200, "hello")).wait(&goes).close();
+    let other = Hostile::new(closes).then(Script::hello()).start();
     let one = build(Pool::builder().max_connections(1));
-    let held = send(&one, get(upstream.uri("/held"))).await.unwrap();
-    let (waits, request) = (one.clone(), with_deadline());
+    let held = send(&one, get(other.uri("/held"))).await.unwrap();
+    let (waits, mut request) = (one.clone(), with_deadline());
+    *request.uri_mut() = other.uri("/late");
     let call = tokio::spawn(async move { fetch(&waits, request).await });
     until(&one, "it to wait", |stats| stats.waiting == 1).await;
     let mut body = held.into_body();
@@ -456,8 +460,11 @@ async fn nothing_is_sent_once_the_deadline_has_passed() {
     let error = call.await.unwrap().unwrap_err();
     assert_eq!(Failure::of(&*error).kind(), Kind::Timeout, "{error}");
     assert_eq!(quiet(&one).await.connections.idle, 1, "the connection is kept for others");
+    goes.open();
+    until(&one, "its end to be seen", |stats| stats.connections.open() == 0).await;
 
-    assert_eq!(upstream.sightings().requests.len(), 1, "{}", upstream.sightings());
+    let sent = upstream.sightings().requests.len() + other.sightings().requests.len();
+    assert_eq!(sent, 1, "{}, {}", upstream.sightings(), other.sightings());
     gate.open();
     drop(frozen);
     tokio::time::resume();

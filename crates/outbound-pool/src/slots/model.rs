@@ -41,6 +41,8 @@ mod random {
         Release(usize),
         /// A connection is given up; its socket stays open until `Close`.
         Retire(usize),
+        /// In the place of one that was given up, another is dialed.
+        Redial(usize),
         /// A waiter finds what it was handed dead.
         Dead(usize),
         Expire,
@@ -53,7 +55,9 @@ mod random {
     #[derive(Default)]
     struct World {
         waiters: Vec<(Key, Waiting<Key, Conn>, Arc<Woken>)>,
-        slots: Vec<(Slot<Key, Conn>, bool)>,
+        slots: Vec<(Slot<Key, Conn>, Option<Conn>)>,
+        /// Connections that were given up.
+        retired: Vec<Conn>,
         leases: Vec<Lease<Key, Conn>>,
     }
 
@@ -67,6 +71,7 @@ mod random {
             3 => any_index().prop_map(Move::Close),
             5 => any_index().prop_map(Move::Release),
             1 => any_index().prop_map(Move::Retire),
+            1 => any_index().prop_map(Move::Redial),
             1 => any_index().prop_map(Move::Dead),
             1 => Just(Move::Expire),
         ];
@@ -101,9 +106,10 @@ mod random {
                 Move::Cancel(pick) => drop(take(&mut self.waiters, pick)),
                 Move::Open(pick) => {
                     let Some(index) = pick.checked_rem(self.slots.len()) else { return };
-                    let (slot, is_open) = &mut self.slots[index];
-                    if !std::mem::replace(is_open, true) {
+                    let (slot, connection) = &mut self.slots[index];
+                    if connection.is_none() {
                         *next += 1;
+                        *connection = Some(*next);
                         self.leases.push(slot.lease(*next, 0, None));
                     }
                 }
@@ -113,7 +119,19 @@ mod random {
                         lease.release();
                     }
                 }
-                Move::Retire(pick) => drop(take(&mut self.leases, pick)),
+                Move::Retire(pick) => {
+                    if let Some(lease) = take(&mut self.leases, pick) {
+                        self.retired.push(*lease);
+                    }
+                }
+                Move::Redial(pick) => {
+                    let Some(index) = pick.checked_rem(self.slots.len()) else { return };
+                    let (slot, connection) = &mut self.slots[index];
+                    if connection.is_some_and(|connection| self.retired.contains(&connection)) {
+                        slot.redial();
+                        *connection = None;
+                    }
+                }
                 Move::Dead(pick) => {
                     let Some(index) = pick.checked_rem(self.waiters.len()) else { return };
                     let mut cx = Context::from_waker(Waker::noop());
@@ -122,7 +140,7 @@ mod random {
                             drop(dead);
                             self.waiters[index].1.requeue();
                         }
-                        Poll::Ready(Turn::Dial(slot)) => self.slots.push((slot, false)),
+                        Poll::Ready(Turn::Dial(slot)) => self.slots.push((slot, None)),
                         Poll::Pending => {}
                     }
                 }
@@ -139,7 +157,7 @@ mod random {
                     drop(self.waiters.swap_remove(index));
                     self.leases.push(lease);
                 }
-                Poll::Ready(Turn::Dial(slot)) => self.slots.push((slot, false)),
+                Poll::Ready(Turn::Dial(slot)) => self.slots.push((slot, None)),
                 Poll::Pending => {}
             }
         }
@@ -332,6 +350,21 @@ mod told {
         drop(lease(&mut waiting));
         waiting.requeue();
         assert_eq!(*lease(&mut waiting), 2);
+    }
+
+    #[test]
+    fn who_dials_in_the_place_of_a_dead_connection_owes_its_room_to_whoever_waited_for_it() {
+        let slots = machine(2, 2);
+        let (dead, held) = open(&slots, "a", 1);
+        let (idle, other) = open(&slots, "c", 2);
+        other.release();
+        drop(held);
+        let mut waiting = wait(&slots, "b");
+        assert_eq!(slots.stats().connections.idle, 1, "it waits for the one that is closing");
+        dead.redial();
+        assert_eq!(slots.stats().totals.evicted, 1, "which is not to come: the idle one makes room");
+        drop(idle);
+        drop(slot(&mut waiting));
     }
 
     #[test]

@@ -244,7 +244,7 @@ impl<K: Clone + Eq + Hash, C> State<K, C> {
         match grant {
             Some(Grant::Reuse(Reuse { id, connection, .. })) => self.release(id, connection, now, fx),
             Some(Grant::Dial(id)) => self.free(id, fx),
-            None => self.settle(fx),
+            None => {}
         }
         self.forget_if_cold(host);
     }
