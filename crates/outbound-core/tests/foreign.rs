@@ -117,9 +117,10 @@ async fn http1_sockets() {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, TimedOut, UnexpectedEof};
     let tls = || io::Error::new(UnexpectedEof, "peer closed connection without sending TLS close_notify");
     let nested = io::Error::other(io::Error::from(ConnectionReset));
-    let rows: [(&str, Broken, Read); 11] = [
+    let rows: [(&str, Broken, Read); 12] = [
         ("head reset", Broken::read(ConnectionReset), (Kind::Reset, None, Delivery::Maybe)),
         ("head reset, told twice", Broken::read(nested), (Kind::Reset, None, Delivery::Maybe)),
+        ("head's pipe broken", Broken::read(BrokenPipe), (Kind::Reset, None, Delivery::Maybe)),
         ("head timed out", Broken::read(TimedOut), (Kind::Timeout, None, Delivery::Maybe)),
         ("head cut by TLS", Broken::read(tls()), (Kind::Closed, None, Delivery::Maybe)),
         ("head failed somehow", Broken::read(io::Error::other("?")), (Kind::Other, None, Delivery::Maybe)),
@@ -163,6 +164,19 @@ async fn http1_request_bodies() {
         let error = http1(request, async |_peer| sleep(HOUR).await);
         check(name, &error.await, (kind, SEND, Delivery::Maybe));
     }
+}
+
+/// The pool's error around it is this call's again.
+#[tokio::test(start_paused = true)]
+async fn http1_request_body_told_by_the_pool() {
+    let other_call: BoxError = TransportError::new(Kind::Timeout, &Exchange::new()).into();
+    let request = Request::post("/").header("host", "a").body(failing(0, other_call)).unwrap();
+    let error = http1(request, async |_peer| sleep(HOUR).await).await;
+    let exchange = Exchange::new();
+    exchange.enter(Phase::Body);
+    let failure = Failure::of(&TransportError::new(Kind::RequestBody, &exchange).because(error));
+    assert_eq!((failure.kind(), failure.phase()), (Kind::RequestBody, BODY));
+    assert_eq!(failure.snapshot().unwrap().phase, Phase::Body);
 }
 
 /// The body of the request that fails is the body of a response that failed: what hyper says of that one is not about this call.
@@ -454,7 +468,7 @@ async fn legacy_client_over_other_connectors() {
     };
     let connect = Some(Phase::Connect);
     let rows: [(&str, BoxError, Read); 3] = [
-        ("proxy closes", http1(get(), async |_| ()).await.into(), (Kind::Closed, connect, Delivery::NotSent)),
+        ("proxy closes", http1(get(), close).await.into(), (Kind::Closed, connect, Delivery::NotSent)),
         (
             "proxy's body cut",
             http1(get(), half_a_body).await.into(),
@@ -554,6 +568,10 @@ async fn read_head(peer: &mut DuplexStream) {
     while !head.ends_with(b"\r\n\r\n") {
         head.push(peer.read_u8().await.unwrap());
     }
+}
+
+async fn close(mut peer: DuplexStream) {
+    read_head(&mut peer).await;
 }
 
 async fn half_a_body(mut peer: DuplexStream) {
