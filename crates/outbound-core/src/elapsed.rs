@@ -15,6 +15,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Elapsed {
     phase: Phase,
+    name: &'static str,
     limit: Duration,
     took: Duration,
     snapshot: Option<Box<Snapshot>>,
@@ -23,7 +24,14 @@ pub struct Elapsed {
 impl Elapsed {
     /// `limit` ran out in `phase`, on time.
     pub fn new(phase: Phase, limit: Duration) -> Self {
-        Self { phase, limit, took: limit, snapshot: None }
+        Self { phase, name: phase.as_str(), limit, took: limit, snapshot: None }
+    }
+
+    /// The limit has a name of its own, as where several watch over one phase.
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
     }
 
     /// It really took so long until the limit was noticed.
@@ -45,6 +53,11 @@ impl Elapsed {
         self.phase
     }
 
+    /// Which limit it was, fit for a metric label: the phase's name unless it has one of its own.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// The limit that ran out.
     pub fn limit(&self) -> Duration {
         self.limit
@@ -55,7 +68,8 @@ impl Elapsed {
         self.took
     }
 
-    /// By how much the limit was overrun because this runtime was not running: time for which the peer is not to blame.
+    /// By how much the limit was overrun because this side was busy, its runtime stalled or nobody polling, with what the call
+    /// was granted in return: time for which the peer is not to blame.
     pub fn late_by(&self) -> Duration {
         self.took.saturating_sub(self.limit)
     }
@@ -82,13 +96,12 @@ impl fmt::Display for Elapsed {
             write!(f, "{origin}: ")?;
         }
         write!(f, "timed out after {} {}", Time(self.took), self.phase.doing())?;
+        let name = Some(self.name).filter(|&name| name != self.phase.as_str());
         if self.late_by() >= NOTICEABLE {
-            write!(
-                f,
-                " (limit {}; noticed {} late: this runtime was busy)",
-                Time(self.limit),
-                Time(self.late_by())
-            )?;
+            let (name, limit, late) = (name.unwrap_or("limit"), Time(self.limit), Time(self.late_by()));
+            write!(f, " ({name} {limit}; {late} late: this side was busy)")?;
+        } else if let Some(name) = name {
+            write!(f, " ({name})")?;
         }
         match self.snapshot() {
             Some(snapshot) => write!(f, ", {snapshot}"),
@@ -101,3 +114,37 @@ impl Error for Elapsed {}
 
 /// Tokio's timer ticks every millisecond: less than a few ticks is not worth a word.
 const NOTICEABLE: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_names_the_limit_and_how_late_it_was() {
+        let [limit, late] = [100, 300].map(Duration::from_millis);
+        for (elapsed, name, line) in [
+            (
+                Elapsed::new(Phase::Tls, limit).named("tls"),
+                "tls",
+                "timed out after 100 ms in the TLS handshake",
+            ),
+            (
+                Elapsed::new(Phase::Body, limit).named("read-idle"),
+                "read-idle",
+                "timed out after 100 ms reading the response body (read-idle)",
+            ),
+            (
+                Elapsed::new(Phase::Head, limit).took(late),
+                "head",
+                "timed out after 300 ms waiting for the response head (limit 100 ms; 200 ms late: this side was busy)",
+            ),
+            (
+                Elapsed::new(Phase::Head, limit).named("deadline").took(late),
+                "deadline",
+                "timed out after 300 ms waiting for the response head (deadline 100 ms; 200 ms late: this side was busy)",
+            ),
+        ] {
+            assert_eq!((elapsed.name(), elapsed.to_string().as_str()), (name, line));
+        }
+    }
+}

@@ -50,6 +50,8 @@ struct Record {
     spent: [AtomicU64; Phase::ALL.len()],
     bytes_out: AtomicU64,
     bytes_in: AtomicU64,
+    /// When the request last moved on, in nanoseconds since `begun`; [`STARVED`] while its body has nothing to give.
+    moved: AtomicU64,
     refused: AtomicBool,
     route: Mutex<Route>,
 }
@@ -122,6 +124,14 @@ impl Exchange {
         self.0.bytes_in.load(Relaxed)
     }
 
+    /// Since when the peer has not taken what is there to be sent; `None` outside [`Phase::Send`], and while the request's own
+    /// body has nothing to give.
+    pub fn unmoved_since(&self) -> Option<Instant> {
+        let moved = self.0.moved.load(Relaxed);
+        let sending = self.phase() == Phase::Send && moved != STARVED;
+        sending.then(|| self.since().max(self.0.begun + Duration::from_nanos(moved)))
+    }
+
     /// Whether the peer may have acted on the request.
     pub fn delivery(&self) -> Delivery {
         if self.0.refused.load(Relaxed) {
@@ -170,7 +180,7 @@ impl Exchange {
     /// The attempt is in `phase` from now on.
     pub fn enter(&self, phase: Phase) {
         let record = &*self.0;
-        let now = u64::try_from(record.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let now = record.now();
         let since = record.since.swap(now, Relaxed);
         // Whoever sees the phase sees when it was entered, and not when an earlier one was.
         let left = record.phase.swap(phase as u8, AcqRel);
@@ -193,6 +203,19 @@ impl Exchange {
     /// `bytes` more of the request were written.
     pub fn wrote(&self, bytes: usize) {
         self.0.bytes_out.fetch_add(bytes as u64, Relaxed);
+        if self.0.moved.load(Relaxed) != STARVED {
+            self.fed();
+        }
+    }
+
+    /// The request's body has nothing to give until [`fed`](Self::fed): that nothing is written is not the peer's doing.
+    pub fn starved(&self) {
+        self.0.moved.store(STARVED, Relaxed);
+    }
+
+    /// The request's body has given something to send, or has ended.
+    pub fn fed(&self) {
+        self.0.moved.store(self.0.now(), Relaxed);
     }
 
     /// `bytes` more of the response were read.
@@ -225,8 +248,42 @@ impl Record {
             spent: [const { AtomicU64::new(0) }; Phase::ALL.len()],
             bytes_out: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
             refused: AtomicBool::new(false),
             route: Mutex::default(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+const STARVED: u64 = u64::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn unmoved_is_what_the_peer_does_not_take() {
+        let exchange = Exchange::new();
+        let at = |ms| Some(exchange.begun() + Duration::from_millis(ms));
+        type Step<'a> = (&'a str, &'a dyn Fn(), Option<Instant>);
+        let steps: [Step<'_>; 8] = [
+            ("connecting", &|| exchange.enter(Phase::Connect), None),
+            ("sending begins", &|| exchange.enter(Phase::Send), at(1)),
+            ("bytes are taken", &|| exchange.wrote(1), at(2)),
+            ("none are", &|| {}, at(2)),
+            ("the body has nothing", &|| exchange.starved(), None),
+            ("what it gave before is taken", &|| exchange.wrote(1), None),
+            ("the body gives", &|| exchange.fed(), at(6)),
+            ("all is sent", &|| exchange.enter(Phase::Head), None),
+        ];
+        for (name, step, since) in steps {
+            step();
+            assert_eq!(exchange.unmoved_since(), since, "{name}");
+            tokio::time::advance(Duration::from_millis(1)).await;
         }
     }
 }

@@ -1,0 +1,129 @@
+//! A timer that gives the benefit of the doubt before it rings.
+
+use std::{
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    task::{coop::unconstrained, yield_now},
+    time::{Instant, Sleep, sleep_until},
+};
+
+use crate::{
+    limit::{Limit, Watch},
+    stall::StallMonitor,
+};
+
+pin_project_lite::pin_project! {
+    /// One timer for however many limits, re-armed only when it fires: limits move on later and never sooner, so it never
+    /// fires late by that, and a call that succeeds arms it at most once.
+    #[derive(Debug, Default)]
+    pub(crate) struct Alarm {
+        #[pin]
+        sleep: Option<Sleep>,
+        stage: Stage,
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Stage {
+    #[default]
+    Counting,
+    /// The timer was late: so many turns of the reactor are left, so far apart, and none after a deadline that was still to come.
+    Granted { left: u8, every: Duration, until: Option<Instant> },
+    /// So many turns of the reactor are left, as soon as it turns.
+    Turning(u8),
+}
+
+impl Alarm {
+    /// Ready once the earliest limit, which `limit` tells, has run out and all grace with it.
+    ///
+    /// To be polled after what it watches over: ready data beats an expired timer. Whether somebody has `waited` since the last
+    /// poll tells a late timer from a late reader.
+    pub(crate) fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        watch: &Watch,
+        waited: bool,
+        mut limit: impl FnMut(Instant) -> Option<Limit>,
+    ) -> Poll<(Limit, Instant)> {
+        let mut this = self.project();
+        // Who has not waited until now is late for a reason of his own.
+        let waited = waited && this.sleep.is_some();
+        if this.sleep.is_none() {
+            let Some(limit) = limit(Instant::now()) else { return Poll::Pending };
+            this.sleep.set(Some(sleep_until(limit.due)));
+        }
+        loop {
+            let Some(mut sleep) = this.sleep.as_mut().as_pin_mut() else { return Poll::Pending };
+            // A service that spends the task's whole budget at each poll would otherwise never be timed out.
+            ready!(pin!(unconstrained(sleep.as_mut())).poll(cx));
+            let now = Instant::now();
+            let Some(limit) = limit(now) else { return Poll::Pending };
+            let late = now.saturating_duration_since(limit.due);
+            match &mut *this.stage {
+                Stage::Counting if late >= LATE => {
+                    if let Some(monitor) = watch.monitor.as_ref().filter(|_| waited) {
+                        monitor.saw(late);
+                    }
+                    tracing::debug!(limit = limit.name, ?late, "timer fired late: this side was busy");
+                    *this.stage = Stage::Granted {
+                        left: GRANTED,
+                        every: late.min(limit.length()) / u32::from(GRANTED),
+                        until: watch.deadline.map(|deadline| deadline.due).filter(|&due| due > now),
+                    };
+                }
+                Stage::Granted { left, every, .. } if !waited => {
+                    let missed = now.duration_since(sleep.deadline()).div_duration_f64(*every);
+                    *left = left.saturating_sub(missed as u8);
+                }
+                _ => {}
+            }
+            *this.stage = match *this.stage {
+                _ if limit.due > now => {
+                    sleep.reset(limit.due);
+                    Stage::Counting
+                }
+                Stage::Granted { left: left @ 1.., every, until }
+                    if until.is_none_or(|until| now < until) =>
+                {
+                    let next = now + every;
+                    sleep.reset(until.map_or(next, |until| until.min(next)));
+                    Stage::Granted { left: left - 1, every, until }
+                }
+                Stage::Counting | Stage::Granted { .. } => Stage::Turning(TURNS),
+                Stage::Turning(0) => return Poll::Ready((limit, now)),
+                Stage::Turning(left) => {
+                    *this.stage = Stage::Turning(left - 1);
+                    // Polled once, it has the scheduler wake this task when it has run what is ready and polled the driver.
+                    let _ = pin!(yield_now()).poll(cx);
+                    return Poll::Pending;
+                }
+            };
+        }
+    }
+
+    /// What somebody waited for is ready: if that comes after a timer that is late, `monitor` is told all the same.
+    pub(crate) fn disarm(&self, monitor: Option<&StallMonitor>) {
+        if let (Some(monitor), Some(sleep), Stage::Counting) = (monitor, &self.sleep, self.stage)
+            && sleep.is_elapsed()
+        {
+            let late = sleep.deadline().elapsed();
+            if late >= LATE {
+                monitor.saw(late);
+            }
+        }
+    }
+}
+
+/// Tokio's timer ticks once a millisecond, and the poll below it rounds up once more: what is less late than this is on time.
+const LATE: Duration = Duration::from_millis(3);
+
+/// Into so many parts the time is cut that a late timer grants: a timer of its own for each, since only those that the driver
+/// fires prove that the driver has looked at the sockets, on every kind of runtime.
+const GRANTED: u8 = 10;
+
+/// One for the tasks that the driver woke together with this timer, one for what they wake in turn, one more look at the sockets.
+const TURNS: u8 = 3;

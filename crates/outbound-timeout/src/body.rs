@@ -1,0 +1,98 @@
+//! A response body that is read within limits.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Buf;
+use http_body::{Body, Frame, SizeHint};
+use outbound_core::BoxError;
+use tokio::time::Instant;
+
+use crate::{
+    alarm::Alarm,
+    limit::{Limit, Watch},
+    throughput::Window,
+};
+
+pin_project_lite::pin_project! {
+    /// The response body of [`Timeout`](crate::Timeout) and of [`WithDeadline`](crate::WithDeadline): the frames, `size_hint` and
+    /// `is_end_stream` of the body inside, until a limit runs out.
+    ///
+    /// It then fails once with [`Elapsed`](outbound_core::Elapsed) and ends; the body inside is dropped at that moment.
+    #[derive(Debug)]
+    pub struct TimeoutBody<B> {
+        #[pin]
+        body: Option<B>,
+        #[pin]
+        alarm: Alarm,
+        watch: Watch,
+        // Since when somebody waits for a frame.
+        waiting: Option<Instant>,
+        window: Option<Window>,
+    }
+}
+
+impl<B> TimeoutBody<B> {
+    pub(crate) fn new(body: B, watch: Watch) -> Self {
+        let window = watch.limits.throughput.map(Window::first);
+        Self { body: Some(body), alarm: Alarm::default(), watch, waiting: None, window }
+    }
+}
+
+impl<B: Body<Error: Into<BoxError>>> Body for TimeoutBody<B> {
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let mut this = self.project();
+        let (watch, waiting, window) = (&*this.watch, this.waiting, this.window);
+        let Some(body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        let waited = waiting.is_some();
+        let frame = body.poll_frame(cx).map_err(Into::into);
+        match &frame {
+            Poll::Pending => {
+                let since = *waiting.get_or_insert_with(Instant::now);
+                if let Some(window) = window {
+                    window.wait(since);
+                }
+            }
+            Poll::Ready(Some(Ok(arrived))) => {
+                if waiting.take().is_some() {
+                    this.alarm.disarm(watch.monitor.as_ref());
+                }
+                if let Some(window) = window {
+                    window.arrived(arrived.data_ref().map_or(0, Buf::remaining));
+                }
+                // An endless body that never keeps anybody waiting ends at the deadline too.
+                if watch.deadline.is_none_or(|deadline| Instant::now() < deadline.due) {
+                    return frame;
+                }
+            }
+            Poll::Ready(_) => return frame,
+        }
+        let limit = |now| {
+            let idle = waiting.and_then(|since| Limit::new("read-idle", since, watch.limits.read_idle));
+            let slow = waiting.and(window.as_mut()).and_then(|window| window.limit(now));
+            Limit::first([watch.deadline, idle, slow])
+        };
+        let Poll::Ready((limit, now)) = this.alarm.poll(cx, watch, waited, limit) else {
+            return frame;
+        };
+        // The connection goes now, and not when the caller drops the body.
+        this.body.set(None);
+        Poll::Ready(Some(Err(watch.no_end(limit, now))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
