@@ -24,7 +24,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use indicatif::{ProgressBar, ProgressStyle};
 use outbound::{
-    BoxError, ConnectionInfo, Deadline, Exchange, Failure, Phase, Pool, ServiceBuilderExt,
+    BoxError, ConnectionInfo, Exchange, Failure, Phase, Pool, ServiceBuilderExt,
     pool::connect::{Tcp, Tls, webpki_roots},
     retry,
 };
@@ -33,7 +33,7 @@ use outbound_examples::{
     upstream::{self, Mood, Upstream},
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tower::{Service, ServiceBuilder, ServiceExt};
 
 #[global_allocator]
@@ -77,7 +77,6 @@ struct Storm<S> {
     target: Uri,
     method: Method,
     image: Bytes,
-    timeout: Duration,
     /// The number of the next call.
     next: AtomicUsize,
     requests: usize,
@@ -147,7 +146,9 @@ fn weather(options: &Options, tally: &mut Tally, progress: ProgressBar) -> Resul
         .max_connections_per_host(options.max_connections)
         .max_waiting(options.concurrency)
         .build(Tls::new(Tcp::new(), webpki_roots()))?;
+    let timeout = Duration::try_from_secs_f64(options.timeout)?;
     let stack = ServiceBuilder::new()
+        .deadline(timeout)
         .retries(retry::Standard::default())
         .concurrency(options.concurrency)
         .service(client.clone());
@@ -156,7 +157,6 @@ fn weather(options: &Options, tally: &mut Tally, progress: ProgressBar) -> Resul
         target,
         method: options.method.clone(),
         image: image(options.body_bytes),
-        timeout: Duration::try_from_secs_f64(options.timeout)?,
         next: AtomicUsize::new(0),
         requests: options.requests,
     });
@@ -245,9 +245,7 @@ where
         *request.uri_mut() = self.target.clone();
         request.headers_mut().insert(CONTENT_TYPE, "application/json".parse().expect("a valid value"));
         request.headers_mut().insert("x-call", number.into());
-        let deadline = Deadline::after(self.timeout);
-        deadline.tighten(&mut request);
-        // Whoever puts a record on the request can look at it afterwards, whatever has become of the call.
+        // Whoever puts a record on the request can look at it afterwards, whatever has become of the (first) attempt.
         let exchange = Exchange::track(&mut request);
 
         let answered = async {
@@ -257,11 +255,7 @@ where
             response.into_body().collect().await?;
             Ok::<_, BoxError>((status, connection))
         };
-        let until = deadline.instant().unwrap_or(begun + Duration::from_secs(86_400));
-        let answered = timeout_at(until, answered).await.unwrap_or_else(|_| {
-            Err(outbound::Elapsed::new(exchange.phase(), self.timeout).during(&exchange).into())
-        });
-        let (outcome, connection, failure) = match answered {
+        let (outcome, connection, failure) = match answered.await {
             Ok((status, connection)) => (Outcome::Answered(status), connection, None),
             Err(error) => {
                 let failure = Failure::of(&*error);

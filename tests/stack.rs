@@ -42,7 +42,12 @@ fn stack(
     Future: Send,
 > + Clone
 + use<> {
-    ServiceBuilder::new().retries(retry::Standard::default()).concurrency(permits).service(pool.clone())
+    ServiceBuilder::new()
+        .deadline(Duration::from_secs(30))
+        .retries(retry::Standard::default())
+        .concurrency(permits)
+        .attempt_timeout(Duration::from_secs(10))
+        .service(pool.clone())
 }
 
 /// *Limit inside retry*: a call that waits to try again holds neither permit nor connection, and does not wait for itself.
@@ -78,11 +83,10 @@ async fn context_travels_from_the_bottom_to_the_caller() {
     let pool = pool(Pool::builder());
     let response = stack(&pool, 8).oneshot(get(&upstream, "/")).await.unwrap();
     assert_eq!(Attempt::of(&response).map(Attempt::number), Some(2));
-    if let Some(connection) = ConnectionInfo::of(&response) {
-        assert_eq!((connection.id(), connection.served()), (1, 1));
-        let timings = Timings::of(&response).expect("beside the connection");
-        assert_eq!(timings.spent(Phase::Connect), Duration::ZERO, "it was open already");
-    }
+    let connection = ConnectionInfo::of(&response).expect("the timeout has asked for it");
+    assert_eq!((connection.id(), connection.served()), (1, 1));
+    let timings = Timings::of(&response).expect("beside the connection");
+    assert_eq!(timings.spent(Phase::Connect), Duration::ZERO, "it was open already");
 }
 
 /// A request of which nothing was sent is sent again whatever its method; one that may have been applied is not.

@@ -1,24 +1,45 @@
 //! The layers by name on a `ServiceBuilder`.
 
 use tower::ServiceBuilder;
-#[cfg(any(feature = "limit", feature = "retry"))]
+#[cfg(any(feature = "limit", feature = "retry", feature = "timeout"))]
 use tower_layer::Stack;
 
 /// Adds outbound's layers to a [`ServiceBuilder`], each by the one value it must have; for its options, give the layer itself to
 /// [`ServiceBuilder::layer`].
 ///
 /// ```
+/// use std::time::Duration;
 /// use outbound::{ServiceBuilderExt, retry};
 /// use tower::ServiceBuilder;
 ///
 /// # fn stack<S>(pool: S) {
 /// let client = ServiceBuilder::new()
-///     .retries(retry::Standard::default()) // one loop around all that follows
-///     .concurrency(64)                     // each attempt needs a permit, until its body has ended
+///     .deadline(Duration::from_secs(30))        // the whole call: backoff and the response body too
+///     .retries(retry::Standard::default())      // one loop around all that follows
+///     .concurrency(64)                          // each attempt needs a permit, until its body has ended
+///     .attempt_timeout(Duration::from_secs(10)) // from when it has been sent to the response head
 ///     .service(pool);
 /// # }
 /// ```
+///
+/// # Order
+/// As above, and each place has its reason: *limit inside retry*, so that a call asleep in backoff holds no permit; *timeout inside
+/// limit*, so that queueing does not eat the attempt's time; *deadline outside retry*, so that it bounds backoff too.
 pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
+    /// Gives each call so long in all: [`DeadlineLayer::new`](outbound_timeout::DeadlineLayer::new).
+    #[cfg(feature = "timeout")]
+    fn deadline(
+        self,
+        total: std::time::Duration,
+    ) -> ServiceBuilder<Stack<outbound_timeout::DeadlineLayer, L>>;
+
+    /// Gives each attempt so long until its response head: [`TimeoutLayer::new`](outbound_timeout::TimeoutLayer::new).
+    #[cfg(feature = "timeout")]
+    fn attempt_timeout(
+        self,
+        head: std::time::Duration,
+    ) -> ServiceBuilder<Stack<outbound_timeout::TimeoutLayer, L>>;
+
     /// Retries as `policy` says: [`RetryLayer::new`](outbound_retry::RetryLayer::new).
     #[cfg(feature = "retry")]
     fn retries<P>(self, policy: P) -> ServiceBuilder<Stack<outbound_retry::RetryLayer<P>, L>>;
@@ -33,6 +54,22 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
 }
 
 impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
+    #[cfg(feature = "timeout")]
+    fn deadline(
+        self,
+        total: std::time::Duration,
+    ) -> ServiceBuilder<Stack<outbound_timeout::DeadlineLayer, L>> {
+        self.layer(outbound_timeout::DeadlineLayer::new(total))
+    }
+
+    #[cfg(feature = "timeout")]
+    fn attempt_timeout(
+        self,
+        head: std::time::Duration,
+    ) -> ServiceBuilder<Stack<outbound_timeout::TimeoutLayer, L>> {
+        self.layer(outbound_timeout::TimeoutLayer::new(head))
+    }
+
     #[cfg(feature = "retry")]
     fn retries<P>(self, policy: P) -> ServiceBuilder<Stack<outbound_retry::RetryLayer<P>, L>> {
         self.layer(outbound_retry::RetryLayer::new(policy))

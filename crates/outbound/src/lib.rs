@@ -14,6 +14,9 @@ pub use outbound_pool::{self as pool, Pool};
 #[cfg(feature = "retry")]
 #[doc(inline)]
 pub use outbound_retry::{self as retry, RetryLayer};
+#[cfg(feature = "timeout")]
+#[doc(inline)]
+pub use outbound_timeout::{self as timeout, DeadlineLayer, TimeoutLayer};
 
 #[doc = include_str!("../DESIGN.md")]
 pub mod design {}
