@@ -48,7 +48,7 @@ impl Body {
     /// The exchange is over: in both directions, or the connection is not to be used again.
     fn finish(&mut self) {
         let Some(mut lease) = self.lease.take() else { return };
-        let is_over = self.reusable && lease.wire.is_uploaded() && !lease.sender.is_closed();
+        let is_over = self.reusable && lease.wire.is_uploaded() && !lease.is_closed();
         lease.wire.end();
         if is_over {
             lease.served += 1;

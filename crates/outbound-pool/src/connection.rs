@@ -4,7 +4,11 @@ use std::{
     convert::Infallible,
     fmt,
     net::SocketAddr,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{Ordering::SeqCst, fence},
+    },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -37,9 +41,10 @@ pub(crate) type Waiting = slots::Waiting<Origin, Box<Connection>>;
 
 /// A connection as the pool keeps it. Dropping it closes the socket: at once when it is idle, else within [`LINGER`].
 pub(crate) struct Connection {
-    pub(crate) sender: http1::SendRequest<Upload>,
+    /// None once it has turned out to be closed.
+    sender: Option<http1::SendRequest<Upload>>,
     /// hyper's future for the response cannot be named. Its box is used again for each request.
-    pub(crate) response: ReusableBoxFuture<'static, Answer>,
+    response: ReusableBoxFuture<'static, Answer>,
     pub(crate) wire: Arc<Wire>,
     /// The value of the `Host` header.
     pub(crate) host: HeaderValue,
@@ -95,7 +100,7 @@ impl Opened {
         established.proxied = connected.is_proxied();
         established.timings = timings;
         let connection = Box::new(Connection {
-            sender,
+            sender: Some(sender),
             response: ReusableBoxFuture::new(std::future::pending()),
             wire,
             host: HeaderValue::from_str(origin.host_and_port())?,
@@ -144,14 +149,42 @@ impl Connection {
     /// is kept until [`let_go`](Self::let_go), whatever becomes of the socket.
     pub(crate) fn hold(&mut self) -> bool {
         self.held = self.socket.upgrade();
-        self.held.is_some()
-            && !self.sender.is_closed()
-            && self.liveness.as_ref().is_none_or(Liveness::is_alive)
+        self.held.is_some() && !self.is_closed() && self.liveness.as_ref().is_none_or(Liveness::is_alive)
     }
 
     /// The place is the socket's alone again. Returned is the right to open another there, once it is closed.
     pub(crate) fn let_go(&mut self) -> Option<Arc<Slot>> {
         self.held.take()
+    }
+
+    /// Whether hyper takes no request any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.as_ref().is_none_or(http1::SendRequest::is_closed)
+    }
+
+    /// On a connection that comes straight from another exchange hyper may have a little left to do.
+    ///
+    /// # Panics
+    /// If it was closed already when a request was sent on it.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        self.sender.as_mut().expect("one request an exchange").poll_ready(cx)
+    }
+
+    /// Sends a request once it is ready.
+    pub(crate) fn send(&mut self, request: Request<Upload>) {
+        let Some(sender) = &mut self.sender else { unreachable!("one request an exchange") };
+        self.response.set(sender.try_send_request(request));
+        // A request that gets into hyper's channel in the very moment in which the connection lets go of the other end is not
+        // given back as long as this end lives (tokio's receiver drains only what is there already): nobody would ever answer. The
+        // connection says that it is closed before it lets go. So either that is seen here, or the request was in time.
+        fence(SeqCst);
+        if sender.is_closed() {
+            self.sender = None;
+        }
+    }
+
+    pub(crate) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Answer> {
+        self.response.poll(cx)
     }
 
     /// Closes it; what is returned ends when its socket has been closed and hyper has let go of everything.

@@ -186,16 +186,15 @@ impl Future for Sending {
         let connection = &mut **this.lease.as_mut().expect("polled after it had ended");
         let mut result = Ok(());
         if this.request.is_some() {
-            // On a connection that comes straight from another exchange hyper may have a little left to do.
-            result = ready!(connection.sender.poll_ready(cx));
+            result = ready!(connection.poll_ready(cx));
         }
         let answer = match (result, this.request.take()) {
             (Err(error), returned) => Err((error, returned)),
             (Ok(()), request) => {
                 if let Some(request) = request {
-                    connection.response.set(connection.sender.try_send_request(request));
+                    connection.send(request);
                 }
-                ready!(connection.response.poll(cx)).map_err(|mut failed| {
+                ready!(connection.poll_response(cx)).map_err(|mut failed| {
                     let returned = failed.take_message();
                     (failed.into_error(), returned)
                 })
