@@ -114,37 +114,3 @@ impl Error for Elapsed {}
 
 /// Tokio's timer ticks every millisecond: less than a few ticks is not worth a word.
 const NOTICEABLE: Duration = Duration::from_millis(5);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_line_names_the_limit_and_how_late_it_was() {
-        let [limit, late] = [100, 300].map(Duration::from_millis);
-        for (elapsed, name, line) in [
-            (
-                Elapsed::new(Phase::Tls, limit).named("tls"),
-                "tls",
-                "timed out after 100 ms in the TLS handshake",
-            ),
-            (
-                Elapsed::new(Phase::Body, limit).named("read-idle"),
-                "read-idle",
-                "timed out after 100 ms reading the response body (read-idle)",
-            ),
-            (
-                Elapsed::new(Phase::Head, limit).took(late),
-                "head",
-                "timed out after 300 ms waiting for the response head (limit 100 ms; 200 ms late: this side was busy)",
-            ),
-            (
-                Elapsed::new(Phase::Head, limit).named("deadline").took(late),
-                "deadline",
-                "timed out after 300 ms waiting for the response head (deadline 100 ms; 200 ms late: this side was busy)",
-            ),
-        ] {
-            assert_eq!((elapsed.name(), elapsed.to_string().as_str()), (name, line));
-        }
-    }
-}

@@ -260,30 +260,3 @@ impl Record {
 }
 
 const STARVED: u64 = u64::MAX;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn unmoved_is_what_the_peer_does_not_take() {
-        let exchange = Exchange::new();
-        let at = |ms| Some(exchange.begun() + Duration::from_millis(ms));
-        type Step<'a> = (&'a str, &'a dyn Fn(), Option<Instant>);
-        let steps: [Step<'_>; 8] = [
-            ("connecting", &|| exchange.enter(Phase::Connect), None),
-            ("sending begins", &|| exchange.enter(Phase::Send), at(1)),
-            ("bytes are taken", &|| exchange.wrote(1), at(2)),
-            ("none are", &|| {}, at(2)),
-            ("the body has nothing", &|| exchange.starved(), None),
-            ("what it gave before is taken", &|| exchange.wrote(1), None),
-            ("the body gives", &|| exchange.fed(), at(6)),
-            ("all is sent", &|| exchange.enter(Phase::Head), None),
-        ];
-        for (name, step, since) in steps {
-            step();
-            assert_eq!(exchange.unmoved_since(), since, "{name}");
-            tokio::time::advance(Duration::from_millis(1)).await;
-        }
-    }
-}

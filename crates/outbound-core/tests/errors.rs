@@ -350,3 +350,28 @@ fn auto_traits() {
     record::<Holders>();
     record::<Deadline>();
 }
+
+#[test]
+fn the_line_names_the_limit_and_how_late_it_was() {
+    let [limit, late] = [100, 300].map(Duration::from_millis);
+    for (elapsed, name, line) in [
+        (Elapsed::new(Phase::Tls, limit).named("tls"), "tls", "timed out after 100 ms in the TLS handshake"),
+        (
+            Elapsed::new(Phase::Body, limit).named("read-idle"),
+            "read-idle",
+            "timed out after 100 ms reading the response body (read-idle)",
+        ),
+        (
+            Elapsed::new(Phase::Head, limit).took(late),
+            "head",
+            "timed out after 300 ms waiting for the response head (limit 100 ms; 200 ms late: this side was busy)",
+        ),
+        (
+            Elapsed::new(Phase::Head, limit).named("deadline").took(late),
+            "deadline",
+            "timed out after 300 ms waiting for the response head (deadline 100 ms; 200 ms late: this side was busy)",
+        ),
+    ] {
+        assert_eq!((elapsed.name(), elapsed.to_string().as_str()), (name, line));
+    }
+}
