@@ -86,9 +86,7 @@ impl Alarm {
                     sleep.reset(limit.due);
                     Stage::Counting
                 }
-                Stage::Granted { left: left @ 1.., every, until }
-                    if until.is_none_or(|until| now < until) =>
-                {
+                Stage::Granted { left: left @ 1.., every, until } => {
                     let next = now + every;
                     sleep.reset(until.map_or(next, |until| until.min(next)));
                     Stage::Granted { left: left - 1, every, until }

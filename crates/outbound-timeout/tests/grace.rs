@@ -120,6 +120,13 @@ async fn the_monitor_sees_what_the_timers_see() {
     ended(timeout.layer(prompt), Request::new(()), &[200]).await;
     assert_eq!(seen(), (4, ms(700), ms(100)), "one that was answered");
 
+    let prompt = service_fn(|_| async {
+        sleep(ms(100)).await;
+        Ok::<_, Infallible>(Response::new(()))
+    });
+    ended(timeout.layer(prompt), Request::new(()), &[]).await;
+    assert_eq!(monitor.count(), 4, "one that was answered on the very tick");
+
     let body = TestBody::new().delay(ms(20)).data("hello");
     let prompt = service_fn(|_| std::future::ready(Ok::<_, Infallible>(Response::new(body.clone()))));
     let response = timeout.layer(prompt).oneshot(Request::new(())).await.unwrap();
