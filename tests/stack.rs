@@ -7,11 +7,12 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use outbound::{
-    Attempt, BoxError, ConnectionInfo, Delivery, Failure, Kind, Phase, Pool, ServiceBuilderExt, Timings,
+    Attempt, BoxError, ConnectionInfo, Delivery, Elapsed, Failure, Kind, Phase, Pool, ServiceBuilderExt,
+    TimeoutLayer, Timings, find,
     pool::{Builder, connect::Tcp},
     retry,
 };
-use outbound_testkit::{Answer, Gate, Hostile, Refusal, Script, Upstream};
+use outbound_testkit::{Answer, Gate, Hostile, Refusal, Script, TestBody, Upstream};
 use tower::{Service, ServiceBuilder, ServiceExt};
 
 type Client = Pool<Tcp>;
@@ -126,4 +127,19 @@ async fn a_dropped_call_gives_everything_back() {
     assert_eq!((stats.waiting, stats.connections.active), (0, 0), "{stats:?}");
     drop((pool, client));
     upstream.all_closed().await;
+}
+
+/// *Write-idle is about the peer*: an upload whose own source pauses is not a peer that takes nothing.
+#[tokio::test]
+async fn an_upload_that_pauses_by_itself_meets_the_deadline_and_not_the_write_idle_limit() {
+    let upstream = Hostile::new(Script::new().read_head().read_body()).start();
+    let limits = TimeoutLayer::new(Duration::MAX).write_idle(Duration::from_millis(10));
+    let client = ServiceBuilder::new()
+        .deadline(Duration::from_millis(200))
+        .layer(limits)
+        .service(pool(Pool::builder()));
+    let body = TestBody::new().data("the rest comes").stall();
+    let request = Request::post(upstream.uri("/")).body(body).unwrap();
+    let error = client.oneshot(request).await.err().unwrap();
+    assert_eq!(find::<Elapsed>(&*error).map(Elapsed::name), Some("deadline"), "{error}");
 }

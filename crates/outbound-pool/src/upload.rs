@@ -116,7 +116,11 @@ impl Body for Upload {
             Keep::Small => REPLAY,
             Keep::Unsent | Keep::Nothing => 0,
         };
-        let frame = ready!(rest.poll_frame(keep, cx));
+        let frame = rest.poll_frame(keep, cx);
+        if let Some(wire) = &this.wire {
+            wire.fed(frame.is_ready());
+        }
+        let frame = ready!(frame);
         if let (Some(Ok(frame)), Some(left)) = (&frame, &mut this.left) {
             let data = frame.data_ref().map_or(0, |data| data.len() as u64);
             match left.checked_sub(data) {

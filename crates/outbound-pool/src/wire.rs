@@ -61,6 +61,13 @@ impl Wire {
         self.lock().is_untouched()
     }
 
+    /// The request body has been asked for more, and had some or not: what it does not give the peer cannot take.
+    pub(crate) fn fed(&self, fed: bool) {
+        if let Some(exchange) = &self.lock().exchange {
+            if fed { exchange.fed() } else { exchange.starved() }
+        }
+    }
+
     /// The request body is at its end.
     pub(crate) fn uploaded(&self) {
         self.lock().uploading = false;

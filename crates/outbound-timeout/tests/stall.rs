@@ -18,6 +18,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use outbound_core::{AtEnd, BoxError, End, OnEnd};
+use outbound_pool::{Pool, connect::Tcp};
 use outbound_testkit::{Friendly, Gate, TestBody, Upstream};
 use outbound_timeout::{DeadlineLayer, TimeoutLayer};
 use tokio::{
@@ -48,6 +49,8 @@ enum Awaits {
 
 #[rustfmt::skip]
 const CLIENTS: &[Row] = &[
+    ("ours: TimeoutLayer, outbound's pool",     HTTP_11, Awaits::Head, || caller(TimeoutLayer::new(LIMIT).layer(pool()))),
+    ("ours: DeadlineLayer, outbound's pool",    HTTP_11, Awaits::Head, || caller(DeadlineLayer::new(LIMIT).layer(pool()))),
     ("ours: TimeoutLayer, hyper-util",          HTTP_11, Awaits::Head, || caller(TimeoutLayer::new(LIMIT).layer(hyper_util()))),
     ("ours: TimeoutLayer, reqwest",             HTTP_11, Awaits::Head, || caller(TimeoutLayer::new(LIMIT).layer(reqwest(|it| it)))),
     ("ours: DeadlineLayer, hyper-util",         HTTP_11, Awaits::Head, || caller(DeadlineLayer::new(LIMIT).layer(hyper_util()))),
@@ -56,6 +59,7 @@ const CLIENTS: &[Row] = &[
     ("ours: TimeoutLayer, hyper-util, h2",      HTTP_2,  Awaits::Head, || caller(TimeoutLayer::new(LIMIT).layer(hyper_util_h2()))),
     ("tower's Timeout, hyper-util, h2",         HTTP_2,  Awaits::Head, || caller(tower::timeout::Timeout::new(hyper_util_h2(), LIMIT))),
     ("reqwest's timeout",                       HTTP_11, Awaits::Head, || caller(reqwest(|it| it.timeout(LIMIT)))),
+    ("ours: read-idle, outbound's pool",        HTTP_11, Awaits::Body, || caller(TimeoutLayer::new(LONG).read_idle(LIMIT).layer(pool()))),
     ("ours: read-idle, hyper-util",             HTTP_11, Awaits::Body, || caller(TimeoutLayer::new(LONG).read_idle(LIMIT).layer(hyper_util()))),
     ("ours: read-idle, reqwest",                HTTP_11, Awaits::Body, || caller(TimeoutLayer::new(LONG).read_idle(LIMIT).layer(reqwest(|it| it)))),
     ("ours: DeadlineLayer, hyper-util",         HTTP_11, Awaits::Body, || caller(DeadlineLayer::new(LIMIT).layer(hyper_util()))),
@@ -155,6 +159,11 @@ fn upstream(version: Version, awaits: Awaits, round: &Arc<Mutex<Round>>) -> Upst
     };
     let upstream = Friendly::new(respond).own_thread();
     if version == HTTP_2 { upstream.http2().start() } else { upstream.start() }
+}
+
+fn pool() -> Pool<Tcp> {
+    let limits = Pool::builder().max_connections(AT_ONCE).max_connections_per_host(AT_ONCE);
+    limits.build(Tcp::new()).expect("valid limits")
 }
 
 fn caller<S, B>(service: S) -> Caller
