@@ -361,3 +361,55 @@ fn has_token(headers: &HeaderMap, token: &str) -> bool {
     let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|listed| listed.trim().eq_ignore_ascii_case(token))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// hyper closes many of these by itself, so that no server could tell.
+    #[test]
+    fn a_connection_is_used_again_only_if_its_response_leaves_no_doubt() {
+        let (ten, eleven) = (Version::HTTP_10, Version::HTTP_11);
+        for (name, status, version, fields, reusable) in [
+            ("plain", 200, eleven, &[("content-length", "5")][..], true),
+            ("chunked", 200, eleven, &[("transfer-encoding", "Chunked")], true),
+            ("keep-alive", 200, eleven, &[("connection", "keep-alive")], true),
+            ("close", 200, eleven, &[("connection", "close")], false),
+            ("close in a list", 200, eleven, &[("connection", "x-y , Close")], false),
+            (
+                "close in a second field",
+                200,
+                eleven,
+                &[("connection", "x-y"), ("connection", "close")],
+                false,
+            ),
+            ("no close", 200, eleven, &[("connection", "closed, not-close")], true),
+            ("HTTP/1.0", 200, ten, &[], false),
+            ("HTTP/1.0 keep-alive", 200, ten, &[("connection", "Keep-Alive")], true),
+            ("switching protocols", 101, eleven, &[], false),
+            ("two codings", 200, eleven, &[("transfer-encoding", "gzip, chunked")], false),
+            ("chunked twice", 200, eleven, &[("transfer-encoding", "chunked, chunked")], false),
+            (
+                "chunked in two fields",
+                200,
+                eleven,
+                &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+                false,
+            ),
+            (
+                "chunked and a length",
+                200,
+                eleven,
+                &[("transfer-encoding", "chunked"), ("content-length", "5")],
+                false,
+            ),
+        ] {
+            let mut headers = HeaderMap::new();
+            for &(name, value) in fields {
+                headers.append(name, HeaderValue::from_static(value));
+            }
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(is_reusable(status, version, &headers), reusable, "{name}");
+        }
+    }
+}

@@ -152,6 +152,44 @@ fn a_connection_that_may_not_be_used_again_is_not() {
     }
 }
 
+/// What comes when nobody has asked for anything is no part of the exchange before it.
+#[tokio::test]
+async fn stray_bytes_are_nobodys() {
+    let goes = Gate::new("goes");
+    let script = Script::new()
+        .exchange(Answer::new(204, ""))
+        .wait(&goes)
+        .write("HTTP/1.1 408 Request Timeout\r\n\r\n");
+    let upstream = Hostile::new(script).start();
+    let pool = pool();
+    let mut request = get(upstream.uri("/"));
+    let exchange = Exchange::track(&mut request);
+    fetch(&pool, request).await.unwrap();
+    let read = exchange.bytes_in();
+    goes.open();
+    until(&pool, "them to be noticed", |stats| stats.connections.open() == 0).await;
+    assert_eq!(exchange.bytes_in(), read);
+    leaves_nothing("stray", pool, &[&upstream]).await;
+}
+
+/// On one thread hyper is through with the connection when the caller reads the end: it is not even offered.
+#[tokio::test]
+async fn a_connection_that_is_over_with_its_response_is_never_idle() {
+    for (name, answer) in
+        [("close-delimited", Answer::new(200, "hello").until_close()), ("length", Answer::new(200, "hello"))]
+    {
+        let upstream = Hostile::new(Script::new().exchange(answer).close()).own_thread().start();
+        let pool = pool();
+        let mut body = send(&pool, get(upstream.uri("/"))).await.expect(name).into_body();
+        upstream.until("the close", |seen| seen.open == 0).await;
+        tokio::task::yield_now().await;
+        while body.frame().await.is_some() {}
+        let stats = pool.stats();
+        assert_eq!((stats.connections.idle, stats.totals.lost), (0, 0), "{name}: {stats:?}");
+        leaves_nothing(name, pool, &[&upstream]).await;
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_asks_the_server_to_close_ends_its_connection() {
     let upstream = Hostile::new(Script::hello()).start();

@@ -246,8 +246,8 @@ async fn an_error_is_the_last_thing_a_body_says() {
         frames += 1;
     }
     assert_eq!(frames, 1);
-    assert!(body.frame().await.is_none() && body.frame().await.is_none());
     assert_eq!(pool.stats().connections.active, 0, "the connection is given up with the error");
+    assert!(body.frame().await.is_none() && body.frame().await.is_none());
     drop(body);
     leaves_nothing("terminal", pool, &[&upstream]).await;
 }

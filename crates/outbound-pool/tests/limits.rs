@@ -151,13 +151,14 @@ async fn waiters_are_served_in_the_order_of_their_calls() {
 async fn who_waits_in_vain_is_told_who_holds_the_connections() {
     let _frozen = Frozen::new();
     let upstream = Friendly::new(handler::hello).start();
-    for (name, total, per_host) in [("of the host", 2, 1), ("of all", 1, 1)] {
+    for (name, total, per_host) in [("of the host", 3, 2), ("of all", 2, 2)] {
         let pool = build(Pool::builder().max_connections(total).max_connections_per_host(per_host));
         let mut request = get(upstream.uri("/"));
         let (site, line): (_, &'static Location<'_>) = (CallSite::here(), Location::caller());
         site.attach(&mut request);
         let held = send(&pool, request).await.unwrap();
         advance(Duration::from_secs(7)).await;
+        let younger = send(&pool, get(upstream.uri("/"))).await.unwrap();
 
         let (waits, mut request) = (pool.clone(), get(upstream.uri("/")));
         let exchange = Exchange::track(&mut request);
@@ -174,7 +175,7 @@ async fn who_waits_in_vain_is_told_who_holds_the_connections() {
 
         let origin = exchange.origin().unwrap();
         let expected = format!(
-            "{origin}: timed out waiting for a connection for 30 s (limit 30 s): of 1 connection 1 active, 0 idle, \
+            "{origin}: timed out waiting for a connection for 30 s (limit 30 s): of 2 connections 2 active, 0 idle, \
              0 dialing, 0 closing, 1 waiting; oldest exchange 37 s, begun at {}:{}:",
             line.file(),
             line.line(),
@@ -187,6 +188,7 @@ async fn who_waits_in_vain_is_told_who_holds_the_connections() {
         assert_eq!(failure.delivery(), Delivery::NotSent, "{name}");
         assert_eq!(pool.stats().waiting, 0, "{name}");
         held.into_body().collect().await.unwrap();
+        younger.into_body().collect().await.unwrap();
         leaves_nothing(name, pool, &[&upstream]).await;
     }
 }

@@ -438,6 +438,63 @@ mod told {
     }
 
     #[test]
+    fn an_overdue_waiter_takes_what_is_closing_already_and_no_more() {
+        let slots = machine(2, 2);
+        let (closing, given_up) = open(&slots, "a", 1);
+        let (_other, mut held) = open(&slots, "a", 2);
+        let mut overdue = wait(&slots, "b");
+        for _ in 0..2 {
+            let mut sibling = wait(&slots, "a");
+            held.release();
+            held = lease(&mut sibling);
+        }
+        drop(given_up);
+        let mut sibling = wait(&slots, "a");
+        held.release();
+        assert_eq!(*lease(&mut sibling), 2, "one is on its way out for the other host");
+        drop(closing);
+        drop(slot(&mut overdue));
+    }
+
+    #[test]
+    fn room_in_a_full_pool_goes_to_the_oldest_waiter_of_any_host() {
+        let slots = machine(1, 1);
+        let (socket, held) = open(&slots, "a", 1);
+        let mut waiters = ["c", "b", "d"].map(|host| wait(&slots, host));
+        drop((held, socket));
+        for (turn, waiting) in waiters.iter_mut().enumerate() {
+            assert_eq!(slots.stats().waiting, 2 - turn, "one at a time");
+            drop(slot(waiting));
+        }
+    }
+
+    #[test]
+    fn who_is_handed_a_dead_connection_instead_of_a_dial_not_begun_gets_another_dial() {
+        let slots = machine(2, 2);
+        let (socket, held) = open(&slots, "a", 1);
+        let mut granted = wait(&slots, "a");
+        held.release();
+        drop(lease(&mut granted));
+        drop(socket);
+        granted.requeue();
+        drop(slot(&mut granted));
+    }
+
+    #[test]
+    fn who_is_handed_a_dead_connection_while_dialing_gets_no_second_dial() {
+        let slots = machine(3, 3);
+        let (_socket, held) = open(&slots, "a", 1);
+        let mut dialing = wait(&slots, "a");
+        let _dial = slot(&mut dialing);
+        held.release();
+        drop(lease(&mut dialing));
+        dialing.requeue();
+        assert!(poll(&mut dialing).is_pending());
+        let stats = slots.stats();
+        assert_eq!((stats.connections.dialing, stats.waiting), (1, 0));
+    }
+
+    #[test]
     fn one_full_host_does_not_block_another() {
         let slots = machine(2, 1);
         let (_socket, _held) = open(&slots, "a", 1);
