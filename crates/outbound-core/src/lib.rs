@@ -60,4 +60,5 @@ pub use overloaded::Overloaded;
 pub use retries::Retries;
 pub use snapshot::Snapshot;
 pub use transport::{Holders, TransportError};
+pub use units::{Count, Time};
 pub use words::{Delivery, GaveUp, Kind, Phase};
