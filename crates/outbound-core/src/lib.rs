@@ -23,9 +23,11 @@
 //! - **Context:** [`Deadline`], [`Attempt`], [`CallSite`], [`Idempotent`], [`Exchange`] and [`Ledger`] ride on a request;
 //!   [`Attempt`], [`Retries`], [`ConnectionInfo`] and [`Timings`] on its response. Each has one writer.
 //! - **Bodies:** [`OnEnd`] tells a hook exactly once how a body ended.
+//! - **Construction:** what is meant to be built once announces where it was built: [`Construction`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod connection;
+mod construction;
 mod context;
 mod cooling_down;
 mod deadline;
@@ -46,6 +48,7 @@ mod units;
 mod words;
 
 pub use connection::{ConnectionInfo, Established, Timings};
+pub use construction::{Construction, Watcher};
 pub use context::{Attempt, CallContext, CallSite, Idempotent, Message};
 pub use cooling_down::CoolingDown;
 pub use deadline::Deadline;
@@ -60,4 +63,5 @@ pub use overloaded::Overloaded;
 pub use retries::Retries;
 pub use snapshot::Snapshot;
 pub use transport::{Holders, TransportError};
+pub use units::{Count, Time};
 pub use words::{Delivery, GaveUp, Kind, Phase};
