@@ -20,8 +20,8 @@
 //! ```
 //!
 //! - **Errors:** [`BoxError`] on the seam between layers, found again with [`find`], read with [`Failure::of`].
-//! - **Context:** [`Deadline`], [`Attempt`], [`CallSite`], [`Idempotent`], [`Exchange`] and [`Ledger`] ride on a request;
-//!   [`Attempt`], [`Retries`], [`ConnectionInfo`] and [`Timings`] on its response. Each has one writer.
+//! - **Context:** [`Deadline`], [`Attempt`], [`CallSite`], [`Idempotent`], [`UrlTemplate`], [`Exchange`] and [`Ledger`] ride on a
+//!   request; [`Attempt`], [`Retries`], [`ConnectionInfo`] and [`Timings`] on its response. Each has one writer.
 //! - **Bodies:** [`OnEnd`] tells a hook exactly once how a body ended.
 //! - **Construction:** what is meant to be built once announces where it was built: [`Construction`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -49,7 +49,7 @@ mod words;
 
 pub use connection::{ConnectionInfo, Established, Timings};
 pub use construction::{Construction, Watcher};
-pub use context::{Attempt, CallContext, CallSite, Idempotent, Message};
+pub use context::{Attempt, CallContext, CallSite, Idempotent, Message, UrlTemplate};
 pub use cooling_down::CoolingDown;
 pub use deadline::Deadline;
 pub use elapsed::Elapsed;
