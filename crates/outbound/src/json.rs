@@ -137,5 +137,5 @@ fn unencodable(error: serde_json::Error) -> InvalidRequest {
     InvalidRequest::new("its body cannot be encoded as JSON").because(error)
 }
 
-/// Some three milliseconds of a worker's time.
+/// Some four milliseconds of a worker's time.
 const LARGE: usize = 1024 * 1024;
