@@ -102,6 +102,8 @@ async fn exchanges_that_fail_before_the_head() {
     let answer = |bytes: &'static str| Script::new().read_head().read_body().write(bytes);
     let many: &str = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(101)).leak();
     let huge: &str = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(3_000_000)).leak();
+    let interim: &str = "HTTP/1.1 100 Continue\r\n\r\n".repeat(1_000).leak();
+    let long: &str = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(500_000)).leak();
     let read = || Script::new().read_head().read_body();
     let (head, maybe) = (Phase::Head, Delivery::Maybe);
     for (name, script, expected) in [
@@ -152,7 +154,13 @@ async fn exchanges_that_fail_before_the_head() {
         ),
         ("TLS", answer("\u{15}\u{3}\u{3}\0\u{2}\u{2}\n"), told(Kind::Protocol, head, maybe, "")),
         ("too many fields", answer(many), told(Kind::TooLarge, head, maybe, "")),
+        ("a long field", answer(long), told(Kind::TooLarge, head, maybe, "")),
         ("a huge field", answer(huge), told(Kind::TooLarge, head, maybe, "")),
+        (
+            "interim responses without end",
+            read().forever(Script::new().write(interim)),
+            told(Kind::TooLarge, head, maybe, ""),
+        ),
         (
             "space before a colon",
             answer("HTTP/1.1 200 OK\r\nx : y\r\n\r\n"),
