@@ -37,6 +37,7 @@ mod exchange;
 mod failure;
 #[cfg(feature = "hyper")]
 mod foreign;
+mod invalid_request;
 mod ledger;
 mod on_end;
 mod origin;
@@ -56,6 +57,7 @@ pub use elapsed::Elapsed;
 pub use error::{BoxError, chain, find};
 pub use exchange::Exchange;
 pub use failure::Failure;
+pub use invalid_request::InvalidRequest;
 pub use ledger::{Account, Ledger};
 pub use on_end::{AtEnd, End, OnEnd};
 pub use origin::{InvalidOrigin, Origin};
