@@ -1,0 +1,181 @@
+//! What is known of one open call while it goes on, written by whoever polls it and read by the sweep: atomics, no lock.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU8, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use atomic_waker::AtomicWaker;
+use tokio::time::Instant;
+
+/// The record of a call, used again for the next when it is over.
+///
+/// It stands between the reader's waker and whatever wakes it, and so knows whose turn it is: the peer's after a poll that was
+/// pending, and the reader's from when that was woken. Only the latter makes it *idle*.
+///
+/// A waker of an earlier call may still be about. If it wakes this one, the reader is polled once for nothing, no more.
+#[derive(Debug)]
+pub(crate) struct Record {
+    epoch: Instant,
+    /// [`AWAITED`], or since when it is idle: nanoseconds after `epoch`, times two, plus one if that has been told.
+    turn: AtomicU64,
+    stage: AtomicU8,
+    read: AtomicU64,
+    /// [`UNKNOWN`] unless the head declared a length.
+    declared: AtomicU64,
+    reader: AtomicWaker,
+}
+
+/// How far a call has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Its response is to come.
+    Call,
+    /// Its response's body is with the caller.
+    Body,
+    /// That body has been taken away from the caller.
+    Reclaimed,
+}
+
+/// Nobody has polled since then, in nanoseconds, though there is something to poll for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Idle {
+    pub(crate) since: u64,
+    pub(crate) told: bool,
+}
+
+impl Record {
+    pub(crate) fn new(epoch: Instant) -> Self {
+        Self {
+            epoch,
+            turn: AtomicU64::new(AWAITED),
+            stage: AtomicU8::new(Stage::Call as u8),
+            read: AtomicU64::new(0),
+            declared: AtomicU64::new(UNKNOWN),
+            reader: AtomicWaker::new(),
+        }
+    }
+
+    /// Of a new call, which nobody has polled yet.
+    pub(crate) fn begin(&self) {
+        self.stage.store(Stage::Call as u8, Relaxed);
+        self.read.store(0, Relaxed);
+        self.declared.store(UNKNOWN, Relaxed);
+        self.moved();
+    }
+
+    /// Polls on behalf of the reader. `returned` hears since when nobody had, if that has been told.
+    pub(crate) fn poll<T>(
+        self: &Arc<Self>,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+        returned: impl FnOnce(u64),
+    ) -> Poll<T> {
+        self.reader.register(cx.waker());
+        // Before the poll, so that being woken during it is not missed.
+        if let Some(Idle { since, told: true }) = Idle::from_turn(self.turn.swap(AWAITED, AcqRel)) {
+            returned(since);
+        }
+        let waker = Waker::from(self.clone());
+        let polled = poll(&mut Context::from_waker(&waker));
+        if polled.is_ready() {
+            self.moved();
+        }
+        polled
+    }
+
+    /// The head has come: the caller has a body now.
+    pub(crate) fn answered(&self, declared: Option<u64>) {
+        self.declared.store(declared.unwrap_or(UNKNOWN), Relaxed);
+        self.stage.store(Stage::Body as u8, Relaxed);
+    }
+
+    pub(crate) fn read(&self, bytes: u64) {
+        self.read.fetch_add(bytes, Relaxed);
+    }
+
+    pub(crate) fn reclaimed(&self) {
+        self.stage.store(Stage::Reclaimed as u8, Relaxed);
+    }
+
+    /// The call is over. Returns since when nobody had polled, if that has been told.
+    pub(crate) fn end(&self) -> Option<u64> {
+        drop(self.reader.take());
+        let idle = Idle::from_turn(self.turn.swap(AWAITED, AcqRel))?;
+        idle.told.then_some(idle.since)
+    }
+
+    /// Since when it is idle; `None` while the peer is awaited.
+    pub(crate) fn idle(&self) -> Option<Idle> {
+        Idle::from_turn(self.turn.load(Acquire))
+    }
+
+    /// It is told now that it is idle, unless that is no longer so.
+    pub(crate) fn tell(&self, idle: Idle) -> bool {
+        let (untold, told) = (Idle { told: false, ..idle }, Idle { told: true, ..idle });
+        self.turn.compare_exchange(untold.into_turn(), told.into_turn(), AcqRel, Relaxed).is_ok()
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        match self.stage.load(Relaxed) {
+            0 => Stage::Call,
+            1 => Stage::Body,
+            _ => Stage::Reclaimed,
+        }
+    }
+
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.read.load(Relaxed)
+    }
+
+    pub(crate) fn declared(&self) -> Option<u64> {
+        Some(self.declared.load(Relaxed)).filter(|&bytes| bytes != UNKNOWN)
+    }
+
+    /// It is the reader's turn from now on.
+    fn moved(&self) {
+        self.turn.store(self.now().into_turn(), Relaxed);
+    }
+
+    fn now(&self) -> Idle {
+        Idle { since: nanos(self.epoch, Instant::now()), told: false }
+    }
+}
+
+impl Wake for Record {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.turn.load(Relaxed) == AWAITED {
+            let _ = self.turn.compare_exchange(AWAITED, self.now().into_turn(), AcqRel, Relaxed);
+        }
+        self.reader.wake();
+    }
+}
+
+impl Idle {
+    fn from_turn(turn: u64) -> Option<Self> {
+        (turn != AWAITED).then_some(Self { since: turn >> 1, told: turn & 1 == 1 })
+    }
+
+    fn into_turn(self) -> u64 {
+        self.since << 1 | u64::from(self.told)
+    }
+}
+
+/// From `epoch` to `now`, in nanoseconds.
+pub(crate) fn nanos(epoch: Instant, now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(epoch).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// It is the peer's turn.
+const AWAITED: u64 = u64::MAX;
+const UNKNOWN: u64 = u64::MAX;
