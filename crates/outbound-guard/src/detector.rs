@@ -30,8 +30,8 @@ pub struct Stats {
     pub calls: usize,
     /// Response bodies with their callers.
     pub bodies: usize,
-    /// Of both, those that nobody polls though there is something to poll them for: for however short a time.
-    pub idle: usize,
+    /// Of both, those that are [`Leak::Held`] now.
+    pub held: usize,
     /// The age of the oldest of both.
     pub oldest: Option<Duration>,
     /// What has been found so far.
@@ -82,11 +82,12 @@ impl LeakDetector {
     /// How many calls are open, and what has been found so far. Looks at each of them.
     pub fn stats(&self) -> Stats {
         let snapshot = self.snapshot();
+        let is_held = |holding: &&Holding| holding.idle.is_some_and(|idle| idle >= self.guard().held);
         let bodies = snapshot.iter().filter(|holding| holding.phase == Some(Phase::Body)).count();
         Stats {
             calls: snapshot.len() - bodies,
             bodies,
-            idle: snapshot.iter().filter(|holding| holding.idle.is_some()).count(),
+            held: snapshot.iter().filter(is_held).count(),
             oldest: snapshot.first().map(|holding| holding.age),
             totals: self.guard().reporter.totals(),
         }
@@ -117,7 +118,8 @@ impl LeakDetector {
             return Vec::new();
         }
         let mut holders = self.snapshot();
-        holders.retain(|holding| failure.origin().is_none_or(|origin| holding.origin.as_ref() == Some(origin)));
+        holders
+            .retain(|holding| failure.origin().is_none_or(|origin| holding.origin.as_ref() == Some(origin)));
         holders
     }
 

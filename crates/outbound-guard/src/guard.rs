@@ -28,7 +28,7 @@ pub(crate) struct Guard {
     pub(crate) registry: Registry,
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) sweep: Sweep,
-    held: Duration,
+    pub(crate) held: Duration,
     reclaim_after: Duration,
     spare_descriptors: Option<u64>,
     descriptors: Mutex<Checked>,
@@ -82,14 +82,14 @@ impl Guard {
             let Some(idle) = open.record.idle() else { return };
             let due = after(idle.since, self.held);
             if due <= at && open.record.tell(idle) {
-                held.push(open.holding(&self.registry, now));
+                held.push(open.holding(self.registry.epoch, now));
             } else if due > at {
                 next = next.min(due);
             }
             if let Some(body) = open.body.as_ref().filter(|_| open.record.stage() == Stage::Body) {
                 let due = after(idle.since, self.reclaim_after);
                 if due <= at {
-                    let holding = open.holding(&self.registry, now);
+                    let holding = open.holding(self.registry.epoch, now);
                     unclaimed.push((body.clone(), open.record.clone(), idle.since, holding));
                 } else {
                     next = next.min(due);
@@ -124,8 +124,7 @@ impl Guard {
 
     /// The last clone of a service has gone: its bodies should have gone before.
     pub(crate) fn client_dropped(&self, client: usize) {
-        let holdings =
-            self.holdings(|open| open.call.client == client && open.record.stage() == Stage::Body);
+        let holdings = self.holdings(|open| open.call.client == client && open.record.stage() == Stage::Body);
         if !holdings.is_empty() {
             self.reporter.tell(&Leak::ClientDropped { holdings });
         }
@@ -142,7 +141,7 @@ impl Guard {
         let (now, mut holdings) = (Instant::now(), Vec::new());
         self.registry.visit(|open| {
             if wanted(open) {
-                holdings.push(open.holding(&self.registry, now));
+                holdings.push(open.holding(self.registry.epoch, now));
             }
         });
         holdings.sort_by_key(|holding| std::cmp::Reverse(holding.age));

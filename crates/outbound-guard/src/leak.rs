@@ -2,9 +2,7 @@
 
 use std::{backtrace::Backtrace, fmt, sync::Arc, time::Duration};
 
-use outbound_core::{
-    Attempt, CallSite, ConnectionInfo, Construction, Count, Origin, Phase, Time,
-};
+use outbound_core::{Attempt, CallSite, ConnectionInfo, Construction, Count, Origin, Phase, Time};
 use tracing::Metadata;
 
 use crate::descriptors::Descriptors;
@@ -149,7 +147,8 @@ impl fmt::Display for Leak {
         match self {
             Self::Held { holding } => write!(f, "response held: {holding}"),
             Self::Returned { holding, after } => {
-                write!(f, "response returned after {}: {holding}", Time(*after))
+                write!(f, "response returned after {}: ", Time(*after))?;
+                holding.describe(f)
             }
             Self::Abandoned { holding, cost_connection } => {
                 f.write_str("response body dropped before its end")?;
@@ -176,8 +175,9 @@ impl fmt::Display for Leak {
 
 // === Holding ===
 
-impl fmt::Display for Holding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Holding {
+    /// Everything but for how long nobody has polled it.
+    fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(origin) = &self.origin {
             write!(f, "{origin}, ")?;
         }
@@ -192,20 +192,28 @@ impl fmt::Display for Holding {
             write!(f, ", attempt {attempt}")?;
         }
         write!(f, ", {} ago", Time(self.age))?;
-        match self.phase {
-            Some(Phase::Body) => match self.declared {
-                Some(declared) => write!(f, ", {} of {} read", self.read, Count(declared, "byte"))?,
-                None => write!(f, ", {} read", Count(self.read, "byte"))?,
-            },
-            Some(phase) => write!(f, ", in phase {phase}")?,
-            None => f.write_str(", no response yet")?,
-        }
-        match self.idle {
-            Some(idle) => write!(f, ", not polled for {}", Time(idle))?,
-            None => f.write_str(", awaiting the peer")?,
-        }
         if let Some(connection) = &self.connection {
             write!(f, ", on connection #{}", connection.id())?;
+        }
+        match (self.phase, self.declared) {
+            (Some(Phase::Body), Some(declared)) => {
+                write!(f, ", {} of {} read", self.read, Count(declared, "byte"))
+            }
+            (Some(Phase::Body), None) => write!(f, ", {} read", Count(self.read, "byte")),
+            (Some(phase), _) => write!(f, ", in phase {phase}"),
+            (None, _) => f.write_str(", no response yet"),
+        }
+    }
+}
+
+/// The alternate form, `{:#}`, shows the backtrace too.
+impl fmt::Display for Holding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.describe(f)?;
+        match self.idle {
+            Some(Duration::ZERO) => {}
+            Some(idle) => write!(f, ", not polled for {}", Time(idle))?,
+            None => f.write_str(", awaiting the peer")?,
         }
         match &self.backtrace {
             Some(backtrace) if f.alternate() => write!(f, "\n{backtrace}"),

@@ -9,6 +9,7 @@ use std::{
         },
     },
     task::{Context, Poll, Wake, Waker},
+    time::Duration,
 };
 
 use atomic_waker::AtomicWaker;
@@ -70,17 +71,17 @@ impl Record {
         self.moved();
     }
 
-    /// Polls on behalf of the reader. `returned` hears since when nobody had, if that has been told.
+    /// Polls on behalf of the reader. `returned` hears how it was idle, if that has been told.
     pub(crate) fn poll<T>(
         self: &Arc<Self>,
         cx: &mut Context<'_>,
         poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
-        returned: impl FnOnce(u64),
+        returned: impl FnOnce(Idle),
     ) -> Poll<T> {
         self.reader.register(cx.waker());
         // Before the poll, so that being woken during it is not missed.
-        if let Some(Idle { since, told: true }) = Idle::from_turn(self.turn.swap(AWAITED, AcqRel)) {
-            returned(since);
+        if let Some(idle @ Idle { told: true, .. }) = Idle::from_turn(self.turn.swap(AWAITED, AcqRel)) {
+            returned(idle);
         }
         let waker = Waker::from(self.clone());
         let polled = poll(&mut Context::from_waker(&waker));
@@ -104,11 +105,10 @@ impl Record {
         self.stage.store(Stage::Reclaimed as u8, Relaxed);
     }
 
-    /// The call is over. Returns since when nobody had polled, if that has been told.
-    pub(crate) fn end(&self) -> Option<u64> {
+    /// The call is over. Returns since when it was idle.
+    pub(crate) fn end(&self) -> Option<Idle> {
         drop(self.reader.take());
-        let idle = Idle::from_turn(self.turn.swap(AWAITED, AcqRel))?;
-        idle.told.then_some(idle.since)
+        Idle::from_turn(self.turn.swap(AWAITED, AcqRel))
     }
 
     /// Since when it is idle; `None` while the peer is awaited.
@@ -162,6 +162,11 @@ impl Wake for Record {
 }
 
 impl Idle {
+    /// For how long it has been at `now`.
+    pub(crate) fn until(self, epoch: Instant, now: Instant) -> Duration {
+        Duration::from_nanos(nanos(epoch, now).saturating_sub(self.since))
+    }
+
     fn from_turn(turn: u64) -> Option<Self> {
         (turn != AWAITED).then_some(Self { since: turn >> 1, told: turn & 1 == 1 })
     }

@@ -9,17 +9,14 @@ use std::{
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicUsize,
-            Ordering::Relaxed,
-        },
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
     thread,
     time::Duration,
 };
 
-use http::Request;
+use http::{Request, Version};
 use outbound_core::{Attempt, CallSite, End, Exchange, Origin, Phase};
 use slab::Slab;
 use tokio::time::Instant;
@@ -29,14 +26,14 @@ use crate::{
     builder::Backtraces,
     leak::{Holding, Leak},
     reclaim::Reclaim,
-    record::{Record, Stage, nanos},
+    record::{Idle, Record, Stage, nanos},
     reporter::Reporter,
 };
 
 /// All open calls.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    epoch: Instant,
+    pub(crate) epoch: Instant,
     shards: Box<[Arc<Shard>]>,
     backtraces: Backtraces,
 }
@@ -168,6 +165,12 @@ impl Shard {
         open
     }
 
+    /// What was told to be idle has been polled, or is over.
+    fn returned(&self, holding: Holding) {
+        let after = holding.idle.unwrap_or_default();
+        self.reporter.tell(&Leak::Returned { holding, after });
+    }
+
     fn lock(&self) -> MutexGuard<'_, Calls> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -192,15 +195,10 @@ impl Calls {
 // === Open ===
 
 impl Open {
-    pub(crate) fn holding(&self, registry: &Registry, now: Instant) -> Holding {
-        self.seen(registry.epoch, now)
-    }
-
-    fn seen(&self, epoch: Instant, now: Instant) -> Holding {
+    pub(crate) fn holding(&self, epoch: Instant, now: Instant) -> Holding {
         let Self { record, call, .. } = self;
         let has_body = record.stage() != Stage::Call;
         let reported = call.exchange.as_ref().map(Exchange::phase);
-        let idle = record.idle().map(|idle| nanos(epoch, now).saturating_sub(idle.since));
         Holding {
             site: call.site,
             span: call.span,
@@ -208,7 +206,7 @@ impl Open {
             attempt: call.attempt,
             phase: if has_body { Some(Phase::Body) } else { reported },
             age: now.saturating_duration_since(call.began),
-            idle: idle.map(Duration::from_nanos),
+            idle: record.idle().map(|idle| idle.until(epoch, now)),
             read: record.bytes_read(),
             declared: record.declared(),
             connection: call.exchange.as_ref().and_then(Exchange::connection),
@@ -226,11 +224,7 @@ impl Ticket {
         cx: &mut Context<'_>,
         poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        self.record.poll(cx, poll, |since| {
-            let now = Instant::now();
-            let holding = self.shard.lock().open[self.key].seen(self.shard.epoch, now);
-            self.shard.returned(holding, since, now);
-        })
+        self.record.poll(cx, poll, |idle| self.shard.returned(self.holding(Some(idle))))
     }
 
     /// The head has come, with a body of so many bytes, which may be reclaimed.
@@ -246,6 +240,14 @@ impl Ticket {
         self.record.read(bytes);
     }
 
+    /// What it holds, having been idle like that until now.
+    fn holding(&self, idle: Option<Idle>) -> Holding {
+        let Shard { epoch, .. } = *self.shard;
+        let now = Instant::now();
+        let idle = idle.map(|idle| idle.until(epoch, now));
+        Holding { idle, ..self.shard.lock().open[self.key].holding(epoch, now) }
+    }
+
     /// It is over, and how.
     pub(crate) fn end(mut self, end: End) {
         self.end = end;
@@ -254,33 +256,23 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let since = self.record.end();
-        let (now, stage) = (Instant::now(), self.record.stage());
-        let (read, declared) = (self.record.bytes_read(), self.record.declared());
-        let is_abandoned = self.end == End::Dropped && stage == Stage::Body && declared != Some(read);
-        let told = since.is_some() || is_abandoned;
-        let holding = told.then(|| self.shard.lock().open[self.key].seen(self.shard.epoch, now));
-        let open = self.shard.leave(self.key);
+        let (idle, record) = (self.record.end(), &self.record);
+        let was_told = idle.is_some_and(|idle| idle.told);
+        let is_abandoned = self.end == End::Dropped
+            && record.stage() == Stage::Body
+            && record.declared() != Some(record.bytes_read());
+        // Before the record is another call's.
+        let holding = (was_told || is_abandoned).then(|| self.holding(idle));
+        drop(self.shard.leave(self.key));
         let Some(holding) = holding else { return };
-        if let Some(since) = since {
-            self.shard.returned(holding.clone(), since, now);
+        if was_told {
+            self.shard.returned(holding.clone());
         }
         if is_abandoned {
-            let cost_connection = holding.connection.as_ref().map(|connection| {
-                connection.established().version < http::Version::HTTP_2
-            });
+            let version = holding.connection.as_ref().map(|connection| connection.established().version);
+            let cost_connection = version.map(|version| version < Version::HTTP_2);
             self.shard.reporter.tell(&Leak::Abandoned { holding, cost_connection });
         }
-        drop(open);
-    }
-}
-
-impl Shard {
-    /// What was idle since then has been polled, or is over.
-    fn returned(&self, mut holding: Holding, since: u64, now: Instant) {
-        let after = Duration::from_nanos(nanos(self.epoch, now).saturating_sub(since));
-        holding.idle = Some(after);
-        self.reporter.tell(&Leak::Returned { holding, after });
     }
 }
 

@@ -82,7 +82,8 @@ fn emit(leak: &Leak, muted: u64) {
             tracing::$level!(
                 leak = leak.kind(),
                 site = leak.site().map(tracing::field::display),
-                origin = leak.holding().and_then(|holding| holding.origin.as_ref()).map(tracing::field::display),
+                origin =
+                    leak.holding().and_then(|holding| holding.origin.as_ref()).map(tracing::field::display),
                 muted,
                 "{leak}"
             )

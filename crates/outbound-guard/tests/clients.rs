@@ -50,7 +50,8 @@ async fn a_call_is_seen_in_every_phase() -> Result<(), BoxError> {
     let gate = Gate::new("answer");
     let upstream = Friendly::new(handler::gated(&gate, handler::hello)).start();
     let (layer, detector) = LeakGuardLayer::pair();
-    let client = layer.layer(Pool::builder().max_connections(1).max_connections_per_host(1).build(Tcp::new())?);
+    let client =
+        layer.layer(Pool::builder().max_connections(1).max_connections_per_host(1).build(Tcp::new())?);
     let call = |tracked: bool| {
         let mut request = request(upstream.uri("/"));
         if tracked {
@@ -66,7 +67,7 @@ async fn a_call_is_seen_in_every_phase() -> Result<(), BoxError> {
     assert_eq!(phases, [Some(Phase::Head), Some(Phase::Acquire), None]);
     assert!(detector.snapshot().iter().all(|holding| holding.idle.is_none()));
     let stats = detector.stats();
-    assert_eq!((stats.calls, stats.bodies, stats.idle), (3, 0, 0));
+    assert_eq!((stats.calls, stats.bodies, stats.held), (3, 0, 0));
     gate.open();
     for call in [first, second, third] {
         assert_eq!(call.await??.into_body().collect().await?.to_bytes(), "hello");

@@ -11,9 +11,7 @@ use outbound_guard::{
     GuardedBody, Leak, LeakDetector, LeakGuard, LeakGuardLayer, Observe, Reclaimable, Reclaiming,
     ResponseFuture, SendExt,
 };
-use outbound_testkit::{
-    Plan, Probe, Scripted, TestBody, assert_body_contract, cancel_at_each_poll,
-};
+use outbound_testkit::{Plan, Probe, Scripted, TestBody, assert_body_contract, cancel_at_each_poll};
 use support::*;
 use tower::{Layer, ServiceExt};
 

@@ -53,7 +53,6 @@ impl Log {
     pub(crate) fn last_holding(&self) -> Option<Holding> {
         self.0.last.lock().unwrap().as_ref()?.holding().cloned()
     }
-
 }
 
 /// A guard with its defaults over a service that does as `plans` say.
