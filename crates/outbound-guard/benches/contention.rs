@@ -1,22 +1,25 @@
 //! What watching costs: `cargo bench -p outbound-guard`
 //!
-//! Calls to a service that answers at once, each with a body of two frames, made by one task for each worker, over a guard that
-//! they share. If calls of different workers got in each other's way, two would not do twice the work of one.
+//! Calls to a service that answers at once, each with a body of two frames, made by one task for each worker. If calls of different
+//! workers got in each other's way, two would not do twice the work of one: as over a registry with one lock, for comparison.
 
 use std::{
     convert::Infallible,
     future::{poll_fn, ready},
-    pin::Pin,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use http_body::{Body, Frame};
+use outbound_core::{AtEnd, End, OnEnd};
 use outbound_guard::LeakGuardLayer;
+use slab::Slab;
 use tokio::time::Instant;
-use tower::{Layer, Service, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 /// Two frames, then the end.
 struct Two(u8);
@@ -34,32 +37,49 @@ impl Body for Two {
     }
 }
 
-fn main() {
-    println!(
-        "{:>8} {:>16} {:>16} {:>8} {:>12}",
-        "workers", "off, calls/s", "on, calls/s", "ratio", "ns per call"
-    );
-    let mut single = None;
-    for workers in [1, 2] {
-        // The better of several turns each, one after the other: whatever else the machine does hits both.
-        let (mut off, mut on) = (0.0_f64, 0.0_f64);
-        for _ in 0..TURNS {
-            off = off.max(rate(workers, answering()));
-            on = on.max(rate(workers, LeakGuardLayer::pair().0.layer(answering())));
-        }
-        let cost = workers as f64 * 1e9 * (1.0 / on - 1.0 / off);
-        println!("{workers:>8} {off:>16.0} {on:>16.0} {:>8.2} {cost:>12.0}", on / off);
-        match single {
-            None => single = Some((off, on)),
-            Some((one_off, one_on)) => {
-                println!(
-                    "2 workers do {:.2} times the calls of 1 without it, {:.2} with it",
-                    off / one_off,
-                    on / one_on
-                );
-            }
-        }
+/// A registry as one would write it first: when each open call began, behind one lock.
+#[derive(Clone, Default)]
+struct OneLock(Arc<Mutex<Slab<Instant>>>);
+
+struct Entry(OneLock, usize);
+
+impl AtEnd for Entry {
+    fn at_end(self, _: End) {
+        self.0.0.lock().unwrap().remove(self.1);
     }
+}
+
+fn main() {
+    let inner = || service_fn(|_: Request<()>| ready(Ok::<_, Infallible>(Response::new(Two(0)))));
+    let one_lock = || {
+        let calls = OneLock::default();
+        inner().map_response(move |response: Response<Two>| {
+            let key = calls.0.lock().unwrap().insert(Instant::now());
+            response.map(|body| OnEnd::new(body, Entry(calls.clone(), key)))
+        })
+    };
+    println!(
+        "{:<12} {:>18} {:>18} {:>14} {:>18}",
+        "", "1 worker, calls/s", "2 workers", "times as many", "ns more per call"
+    );
+    let off = row("unwatched", None, || inner());
+    row("guard", Some(off), || LeakGuardLayer::pair().0.layer(inner()));
+    row("one lock", Some(off), one_lock);
+}
+
+/// Measures, prints, and returns calls a second of one worker.
+fn row<S, B>(name: &str, off: Option<f64>, service: impl Fn() -> S) -> f64
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Error = Infallible> + Send + 'static,
+{
+    // The best of many short turns: whatever else the machine does, some are undisturbed.
+    let best = |workers| (0..TURNS).map(|_| rate(workers, service())).fold(0.0, f64::max);
+    let (one, two) = (best(1), best(2));
+    let more = off.map_or(String::new(), |off| format!("{:.0}", 1e9 / one - 1e9 / off));
+    println!("{name:<12} {one:>18.0} {two:>18.0} {:>14.2} {more:>18}", two / one);
+    one
 }
 
 /// Calls a second that so many workers make.
@@ -69,15 +89,15 @@ where
     S::Future: Send,
     B: Body<Error = Infallible> + Send + 'static,
 {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_time().build().unwrap();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(workers).enable_time().build().expect("a runtime");
     runtime.block_on(async {
         let begun = Instant::now();
         let tasks: Vec<_> =
             (0..workers).map(|_| tokio::spawn(calls(service.clone(), begun + TURN))).collect();
         let mut made = 0;
         for task in tasks {
-            made += task.await.unwrap();
+            made += task.await.expect("no panic");
         }
         made as f64 / begun.elapsed().as_secs_f64()
     })
@@ -89,16 +109,17 @@ where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
     B: Body<Error = Infallible>,
 {
-    let uri = http::Uri::from_static("http://a.example/");
+    let uri = Uri::from_static("http://a.example/");
     let mut made = 0;
     while Instant::now() < until {
         for _ in 0..BATCH {
             let mut request = Request::new(());
             *request.uri_mut() = uri.clone();
-            poll_fn(|cx| service.poll_ready(cx)).await.unwrap();
-            let mut body = std::pin::pin!(service.call(request).await.unwrap().into_body());
-            while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-                std::hint::black_box(frame.unwrap());
+            let Ok(()) = poll_fn(|cx| service.poll_ready(cx)).await;
+            let Ok(response) = service.call(request).await;
+            let mut body = pin!(response.into_body());
+            while let Some(Ok(frame)) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+                std::hint::black_box(frame);
             }
         }
         made += BATCH;
@@ -107,12 +128,6 @@ where
     made
 }
 
-fn answering()
--> impl Service<Request<()>, Response = Response<Two>, Error = Infallible, Future: Send> + Clone + Send + 'static
-{
-    service_fn(|_| ready(Ok(Response::new(Two(0)))))
-}
-
-const TURN: Duration = Duration::from_millis(300);
-const TURNS: usize = 5;
+const TURN: Duration = Duration::from_millis(50);
+const TURNS: usize = 30;
 const BATCH: u64 = 1_000;

@@ -58,12 +58,8 @@ impl<B: Body> Body for GuardedBody<B> {
         let Some(ticket) = this.ticket else { return this.body.poll_frame(cx) };
         let frame = ready!(ticket.poll(cx, |cx| this.body.as_mut().poll_frame(cx)));
         match &frame {
-            Some(Ok(frame)) => {
-                ticket.read(frame.data_ref().map_or(0, |data| data.remaining() as u64));
-                if this.body.is_end_stream() {
-                    end(this.ticket, End::Complete);
-                }
-            }
+            Some(Ok(_)) if this.body.is_end_stream() => end(this.ticket, End::Complete),
+            Some(Ok(frame)) => ticket.read(frame.data_ref().map_or(0, |data| data.remaining() as u64)),
             Some(Err(_)) => end(this.ticket, End::Failed),
             None => end(this.ticket, End::Complete),
         }

@@ -64,29 +64,33 @@ impl Record {
     }
 
     /// Of a new call, which nobody has polled yet.
-    pub(crate) fn begin(&self) {
+    pub(crate) fn begin(&self, now: Instant) {
         self.stage.store(Stage::Call as u8, Relaxed);
         self.read.store(0, Relaxed);
         self.declared.store(UNKNOWN, Relaxed);
-        self.moved();
+        self.idle_from(now);
     }
 
-    /// Polls on behalf of the reader. `returned` hears how it was idle, if that has been told.
+    /// Polls on behalf of the reader, with this record's own `waker`. `returned` hears how it was idle, if that has been told.
+    ///
+    /// What is ready has to be followed by [`answered`](Self::answered), [`read`](Self::read) or [`end`](Self::end).
     pub(crate) fn poll<T>(
-        self: &Arc<Self>,
-        cx: &mut Context<'_>,
+        &self,
+        waker: &Waker,
+        cx: &Context<'_>,
         poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
         returned: impl FnOnce(Idle),
     ) -> Poll<T> {
-        self.reader.register(cx.waker());
-        // Before the poll, so that being woken during it is not missed.
         if let Some(idle @ Idle { told: true, .. }) = Idle::from_turn(self.turn.swap(AWAITED, AcqRel)) {
             returned(idle);
         }
-        let waker = Waker::from(self.clone());
-        let polled = poll(&mut Context::from_waker(&waker));
-        if polled.is_ready() {
-            self.moved();
+        let polled = poll(&mut Context::from_waker(waker));
+        if polled.is_pending() {
+            self.reader.register(cx.waker());
+            // It may have been woken before there was anybody to wake.
+            if self.turn.load(Acquire) != AWAITED {
+                cx.waker().wake_by_ref();
+            }
         }
         polled
     }
@@ -95,10 +99,13 @@ impl Record {
     pub(crate) fn answered(&self, declared: Option<u64>) {
         self.declared.store(declared.unwrap_or(UNKNOWN), Relaxed);
         self.stage.store(Stage::Body as u8, Relaxed);
+        self.idle_from(Instant::now());
     }
 
+    /// So many bytes have been handed to the caller.
     pub(crate) fn read(&self, bytes: u64) {
         self.read.fetch_add(bytes, Relaxed);
+        self.idle_from(Instant::now());
     }
 
     pub(crate) fn reclaimed(&self) {
@@ -139,12 +146,12 @@ impl Record {
     }
 
     /// It is the reader's turn from now on.
-    fn moved(&self) {
-        self.turn.store(self.now().into_turn(), Relaxed);
+    fn idle_from(&self, now: Instant) {
+        self.turn.store(self.idle_since(now).into_turn(), Relaxed);
     }
 
-    fn now(&self) -> Idle {
-        Idle { since: nanos(self.epoch, Instant::now()), told: false }
+    fn idle_since(&self, now: Instant) -> Idle {
+        Idle { since: nanos(self.epoch, now), told: false }
     }
 }
 
@@ -155,7 +162,8 @@ impl Wake for Record {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if self.turn.load(Relaxed) == AWAITED {
-            let _ = self.turn.compare_exchange(AWAITED, self.now().into_turn(), AcqRel, Relaxed);
+            let idle = self.idle_since(Instant::now());
+            let _ = self.turn.compare_exchange(AWAITED, idle.into_turn(), AcqRel, Relaxed);
         }
         self.reader.wake();
     }

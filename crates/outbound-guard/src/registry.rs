@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     thread,
     time::Duration,
 };
@@ -83,6 +83,8 @@ pub(crate) struct Call {
 pub(crate) struct Ticket {
     shard: Arc<Shard>,
     record: Arc<Record>,
+    /// The record's own.
+    waker: Waker,
     key: usize,
     end: End,
 }
@@ -111,7 +113,7 @@ impl Registry {
             exchange: Exchange::of(request),
             backtrace: None,
         };
-        if shard.lock().is_sampled(self.backtraces) {
+        if self.backtraces != Backtraces::Off && shard.lock().is_sampled(self.backtraces) {
             call.backtrace = Some(Arc::new(Backtrace::force_capture()));
         }
         shard.clone().enter(call)
@@ -145,10 +147,11 @@ impl Shard {
     fn enter(self: Arc<Self>, call: Call) -> Ticket {
         let mut calls = self.lock();
         let record = calls.spare.pop().unwrap_or_else(|| Arc::new(Record::new(self.epoch)));
-        record.begin();
+        record.begin(call.began);
         let key = calls.open.insert(Open { record: record.clone(), call, body: None });
         drop(calls);
-        Ticket { shard: self, record, key, end: End::Dropped }
+        let waker = Waker::from(record.clone());
+        Ticket { shard: self, record, waker, key, end: End::Dropped }
     }
 
     fn leave(&self, key: usize) -> Open {
@@ -221,10 +224,10 @@ impl Ticket {
     /// Polls the response, or its body.
     pub(crate) fn poll<T>(
         &self,
-        cx: &mut Context<'_>,
+        cx: &Context<'_>,
         poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        self.record.poll(cx, poll, |idle| self.shard.returned(self.holding(Some(idle))))
+        self.record.poll(&self.waker, cx, poll, |idle| self.shard.returned(self.holding(Some(idle))))
     }
 
     /// The head has come, with a body of so many bytes, which may be reclaimed.
