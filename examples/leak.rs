@@ -107,7 +107,7 @@ impl Service {
             .pair();
         // The fix is to build it here …
         let shared = guard.layer(Pool::builder().build(Tcp::new())?);
-        let took = Arc::new(Mutex::new(Histogram::<u64>::new(3)?));
+        let took = Arc::new(Mutex::new(Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?));
 
         let (mut sessions, mut samples) = (Vec::new(), vec![Sample::now(begun)]);
         let mut beginning = interval(Duration::from_secs(1) / options.rate.max(1));
