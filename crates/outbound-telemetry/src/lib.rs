@@ -7,6 +7,7 @@
 
 mod attempt;
 mod body;
+mod connections;
 mod instruments;
 mod layer;
 mod propagation;
@@ -15,6 +16,7 @@ mod target;
 mod watch;
 
 pub use body::TelemetryBody;
+pub use connections::{Connecting, Connections, ConnectionsLayer, Measured};
 pub use layer::{ResponseFuture, Telemetry, TelemetryLayer};
 pub use outbound_core::UrlTemplate;
 pub use watch::{Observe, Series, Watch};

@@ -1,0 +1,107 @@
+//! The trace goes on at the peer, unless the caller has said which.
+
+mod support;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request};
+use opentelemetry::{
+    Context,
+    global::set_text_map_propagator,
+    trace::{FutureExt, SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState},
+};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use outbound_retry::{RetryLayer, Standard};
+use outbound_telemetry::TelemetryLayer;
+use outbound_testkit::{Plan, Probe};
+use support::{Told, get};
+use tower::{Layer, ServiceBuilder, ServiceExt};
+
+/// Where no spans are collected, what is current goes out as it is.
+#[tokio::test(start_paused = true)]
+async fn the_current_context_goes_out() {
+    w3c();
+    let meter = opentelemetry::global::meter("none");
+    let (inner, probe) = Probe::pair([Plan::new()]);
+    let service = TelemetryLayer::new(&meter).layer(inner);
+    service.oneshot(get("http://a.example/")).with_context(remote()).await.unwrap();
+    assert_eq!(header(&probe.requests()[0], "traceparent"), Some(REMOTE));
+    assert_eq!(header(&probe.requests()[0], "tracestate"), Some("vendor=1"));
+}
+
+/// Where they are, the peer's parent is the attempt's own span, and that one's is what was current.
+#[tokio::test(start_paused = true)]
+async fn each_attempt_is_a_parent_of_its_own() {
+    w3c();
+    let told = Told::new();
+    let (inner, probe) = Probe::pair([Plan::new().status(503), Plan::new()]);
+    let service =
+        ServiceBuilder::new().layer(RetryLayer::new(Standard::default())).layer(told.layer()).service(inner);
+    service.oneshot(get("http://a.example/")).with_context(remote()).await.unwrap();
+    let sent: Vec<_> =
+        probe.requests().iter().map(|request| header(request, "traceparent").unwrap().to_owned()).collect();
+    let spans = told.spans();
+    let expected: Vec<_> = spans.iter().map(|span| format!("00-{}-{}-01", span.trace, span.id)).collect();
+    assert_eq!((sent.len(), sent), (2, expected));
+    for span in &spans {
+        assert_eq!((&*span.trace, &*span.parent), (&REMOTE[3..35], &REMOTE[36..52]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_caller_wrote_stays() {
+    w3c();
+    let told = Told::new();
+    let mine = "00-11111111111111111111111111111111-2222222222222222-00";
+    #[rustfmt::skip]
+    let rows: [(&str, bool, &[(&'static str, &'static str)], [Option<&str>; 2]); 4] = [
+        ("a parent",           true,  &[("traceparent", mine)],                          [Some(mine), None]),
+        ("parent and state",   true,  &[("traceparent", mine), ("tracestate", "mine=2")], [Some(mine), Some("mine=2")]),
+        ("turned off",         false, &[],                                               [None, None]),
+        ("off, and a parent",  false, &[("traceparent", mine)],                          [Some(mine), None]),
+    ];
+    for (name, injected, written, expected) in rows {
+        let (inner, probe) = Probe::pair([Plan::new()]);
+        let mut request = get("http://a.example/");
+        for &(name, value) in written {
+            request.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        let service = told.layer().trace_context(injected).layer(inner);
+        service.oneshot(request).with_context(remote()).await.unwrap();
+        let sent = &probe.requests()[0];
+        assert_eq!(["traceparent", "tracestate"].map(|name| header(sent, name)), expected, "{name}");
+    }
+}
+
+/// No propagator, no trace: no header, rather than an empty one.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_made_up() {
+    w3c();
+    let meter = opentelemetry::global::meter("none");
+    let (inner, probe) = Probe::pair([Plan::new()]);
+    let service = TelemetryLayer::new(&meter).layer(inner);
+    service.oneshot(get("http://a.example/")).await.unwrap();
+    assert_eq!(probe.requests()[0].headers().len(), 0);
+}
+
+/// Global, and the same for every test here.
+fn w3c() {
+    set_text_map_propagator(TraceContextPropagator::new());
+}
+
+/// The context of a call that came in from elsewhere.
+fn remote() -> Context {
+    let span = SpanContext::new(
+        TraceId::from_hex(&REMOTE[3..35]).unwrap(),
+        SpanId::from_hex(&REMOTE[36..52]).unwrap(),
+        TraceFlags::SAMPLED,
+        true,
+        TraceState::from_key_value([("vendor", "1")]).unwrap(),
+    );
+    Context::new().with_remote_span_context(span)
+}
+
+fn header<'a>(request: &'a Request<Bytes>, name: &str) -> Option<&'a str> {
+    request.headers().get(name).map(|value| value.to_str().unwrap())
+}
+
+const REMOTE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
