@@ -8,11 +8,20 @@ use std::{
 
 use allocation_counter::measure;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use http_body_util::{Empty, Full};
-use opentelemetry::metrics::MeterProvider as _;
-use opentelemetry_sdk::metrics::{ManualReader, SdkMeterProvider};
+use opentelemetry::{
+    Context as Trace,
+    global::{get_text_map_propagator, set_text_map_propagator},
+    metrics::MeterProvider as _,
+    propagation::{Injector, TextMapCompositePropagator},
+    trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState},
+};
+use opentelemetry_sdk::{
+    metrics::{ManualReader, SdkMeterProvider},
+    propagation::TraceContextPropagator,
+};
 use outbound_core::{Exchange, UrlTemplate};
 use outbound_telemetry::TelemetryLayer;
 use tower::{Layer, Service, service_fn};
@@ -62,6 +71,35 @@ fn a_host_too_many_costs_one() {
     assert!((50..=64).contains(&kept), "{kept} of 64 places filled");
 }
 
+/// Two headers: the propagator makes a string of each, and the map makes room.
+#[test]
+fn a_trace_costs_its_headers() {
+    let span = SpanContext::new(
+        TraceId::from(7),
+        SpanId::from(7),
+        TraceFlags::SAMPLED,
+        true,
+        TraceState::from_key_value([("vendor", "1")]).unwrap(),
+    );
+    let _current = Trace::new().with_remote_span_context(span).attach();
+    let mut service = TelemetryLayer::new(&opentelemetry::global::meter("none")).layer(answering());
+    let tracked = || {
+        let mut request = request("http://a.example/");
+        Exchange::track(&mut request);
+        request
+    };
+    allocated(&mut service, tracked());
+    assert_eq!(allocated(&mut service, tracked()), 0, "no propagator");
+    set_text_map_propagator(TraceContextPropagator::new());
+    let written = measure(|| {
+        let mut headers = Headers(HeaderMap::new());
+        get_text_map_propagator(|propagator| propagator.inject(&mut headers));
+    });
+    let told = allocated(&mut service, tracked());
+    set_text_map_propagator(TextMapCompositePropagator::new(Vec::new()));
+    assert_eq!((told, written.count_total), (12, 12), "beside the plainest way to write them");
+}
+
 /// How many allocations one call through `service` makes, from the call to the end of the body.
 fn allocated<S, B>(service: &mut S, request: Request<Empty<Bytes>>) -> u64
 where
@@ -87,4 +125,12 @@ fn request(uri: &str) -> Request<Empty<Bytes>> {
 
 fn answering() -> impl Service<Request<Empty<Bytes>>, Response = Response<Full<Bytes>>, Error = Infallible> {
     service_fn(|_| async { Ok(Response::new(Full::from(Bytes::from_static(b"hello")))) })
+}
+
+struct Headers(HeaderMap);
+
+impl Injector for Headers {
+    fn set(&mut self, key: &str, value: String) {
+        self.0.insert(HeaderName::try_from(key).unwrap(), HeaderValue::try_from(value).unwrap());
+    }
 }
