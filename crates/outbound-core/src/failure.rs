@@ -12,6 +12,7 @@ use crate::{
     cooling_down::CoolingDown,
     elapsed::Elapsed,
     error::{chain, find},
+    invalid_request::InvalidRequest,
     origin::{InvalidOrigin, Origin},
     overloaded::Overloaded,
     snapshot::Snapshot,
@@ -53,7 +54,7 @@ impl Failure {
         } else if let Some(cooling) = find::<CoolingDown>(error) {
             let origin = Some(cooling.origin().clone());
             Self { origin, ..Self::new(Kind::Overloaded, Phase::Queue, Delivery::NotSent) }
-        } else if find::<InvalidOrigin>(error).is_some() {
+        } else if find::<InvalidOrigin>(error).is_some() || find::<InvalidRequest>(error).is_some() {
             Self::new(Kind::Invalid, Phase::Queue, Delivery::NotSent)
         } else {
             Self::foreign(error)

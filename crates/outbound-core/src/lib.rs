@@ -23,9 +23,11 @@
 //! - **Context:** [`Deadline`], [`Attempt`], [`CallSite`], [`Idempotent`], [`UrlTemplate`], [`Exchange`] and [`Ledger`] ride on a
 //!   request; [`Attempt`], [`Retries`], [`ConnectionInfo`] and [`Timings`] on its response. Each has one writer.
 //! - **Bodies:** [`OnEnd`] tells a hook exactly once how a body ended.
+//! - **Construction:** what is meant to be built once announces where it was built: [`Construction`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod connection;
+mod construction;
 mod context;
 mod cooling_down;
 mod deadline;
@@ -35,6 +37,7 @@ mod exchange;
 mod failure;
 #[cfg(feature = "hyper")]
 mod foreign;
+mod invalid_request;
 mod ledger;
 mod on_end;
 mod origin;
@@ -46,6 +49,7 @@ mod units;
 mod words;
 
 pub use connection::{ConnectionInfo, Established, Timings};
+pub use construction::{Construction, Watcher};
 pub use context::{Attempt, CallContext, CallSite, Idempotent, Message, UrlTemplate};
 pub use cooling_down::CoolingDown;
 pub use deadline::Deadline;
@@ -53,6 +57,7 @@ pub use elapsed::Elapsed;
 pub use error::{BoxError, chain, find};
 pub use exchange::Exchange;
 pub use failure::Failure;
+pub use invalid_request::InvalidRequest;
 pub use ledger::{Account, Ledger};
 pub use on_end::{AtEnd, End, OnEnd};
 pub use origin::{InvalidOrigin, Origin};
@@ -60,4 +65,5 @@ pub use overloaded::Overloaded;
 pub use retries::Retries;
 pub use snapshot::Snapshot;
 pub use transport::{Holders, TransportError};
+pub use units::{Count, Time};
 pub use words::{Delivery, GaveUp, Kind, Phase};

@@ -183,14 +183,14 @@ impl<C: Connect> Shared<C> {
 
     fn dial(&self, slot: Arc<Slot>, origin: &Origin, deadline: Due) -> Dial {
         let (connector, reaper, id) = (self.connector.clone(), self.reaper.clone(), self.next_id());
-        let (progress, origin) = (Progress::new(self.timeouts.dial), origin.clone());
+        let (progress, origin, http) = (Progress::new(self.timeouts.dial), origin.clone(), self.http);
         let reporter = progress.clone();
         let opening = Box::pin(async move {
             // Moved in before the socket is there, and so dropped after it has gone.
             let slot = slot;
             let uri: Uri = origin.to_string().parse()?;
             let dialed = reporter.open(connector, uri).await?;
-            Opened::new(dialed, slot, id, &origin, &reaper).await
+            Opened::new(dialed, slot, id, &origin, http, &reaper).await
         });
         Dial { progress, opening, deadline, overdue: Box::pin(sleep(deadline.left)) }
     }

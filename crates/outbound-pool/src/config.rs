@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt, time::Duration};
 
+use outbound_core::Construction;
+
 use crate::{
     connect::{self, Connect},
     pool::Pool,
@@ -22,6 +24,7 @@ use crate::{
 /// | `resolve_timeout` | 5 s | one try of the usual resolver |
 /// | `connect_timeout` | 10 s | three SYN retransmissions (1 + 2 + 4 s); what OkHttp takes |
 /// | `tls_timeout` | 10 s | what Go takes |
+/// | `max_head_size` | 64 KiB | several times what servers send; eight times what they commonly take |
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Builder {
@@ -33,6 +36,7 @@ pub struct Builder {
     idle_timeout: Duration,
     acquire_timeout: Duration,
     dial: connect::Limits,
+    http: Http,
 }
 
 /// These limits make no sense: nothing was built.
@@ -53,6 +57,12 @@ pub(crate) struct Timeouts {
     pub(crate) dial: connect::Limits,
 }
 
+/// What is asked of the protocol.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Http {
+    pub(crate) max_head_size: usize,
+}
+
 // === Builder ===
 
 impl Builder {
@@ -70,6 +80,7 @@ impl Builder {
                 connect: Duration::from_secs(10),
                 tls: Duration::from_secs(10),
             },
+            http: Http { max_head_size: 64 * 1024 },
         }
     }
 
@@ -134,14 +145,23 @@ impl Builder {
         self
     }
 
+    /// Bytes that a response head may have, the interim responses (1xx) before it included. Whoever sends more, without end
+    /// perhaps, is cut off with [`HeadTooLarge`](crate::HeadTooLarge) once what was read exceeds it. It may have 100 fields.
+    pub const fn max_head_size(mut self, bytes: usize) -> Self {
+        self.http.max_head_size = bytes;
+        self
+    }
+
     /// A pool with these limits, whose connections `connector` opens.
     ///
     /// # Errors
     /// [`InvalidConfig`] if a limit is zero that must not be, or above one that it is part of.
+    #[track_caller]
     pub fn build<C: Connect>(self, connector: C) -> Result<Pool<C>, InvalidConfig> {
         let limits = self.limits()?;
         let timeouts = Timeouts { acquire: self.acquire_timeout, idle: self.idle_timeout, dial: self.dial };
-        Ok(Pool::new(connector, limits, timeouts))
+        Construction::announce("pool");
+        Ok(Pool::new(connector, limits, timeouts, self.http))
     }
 
     fn limits(&self) -> Result<slots::Limits, InvalidConfig> {
@@ -161,6 +181,7 @@ impl Builder {
             (self.dial.resolve.as_nanos(), "resolve_timeout"),
             (self.dial.connect.as_nanos(), "connect_timeout"),
             (self.dial.tls.as_nanos(), "tls_timeout"),
+            (self.http.max_head_size as u128, "max_head_size"),
         ] {
             if limit == 0 {
                 return Err(InvalidConfig::Zero(name));

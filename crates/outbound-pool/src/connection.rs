@@ -26,6 +26,7 @@ use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tokio_util::sync::ReusableBoxFuture;
 
 use crate::{
+    config::Http,
     connect::{Addresses, Dialed, Liveness},
     fields::Fields,
     reaper::Reaper,
@@ -81,6 +82,7 @@ impl Opened {
         slot: Arc<Slot>,
         id: u64,
         origin: &Origin,
+        http: Http,
         reaper: &Arc<Reaper>,
     ) -> Result<Self, BoxError>
     where
@@ -88,7 +90,7 @@ impl Opened {
     {
         let Dialed { io, connected, timings } = dialed;
         let described = Described::of(&connected);
-        let wire = Arc::new(Wire::default());
+        let wire = Arc::new(Wire::new(http.max_head_size));
         let io = TokioIo::new(Metered::new(io, wire.clone(), slot.clone()));
         let (sender, connection) = http1::Builder::new().handshake(io).await?;
         let (kept, gone) = oneshot::channel();

@@ -69,3 +69,4 @@ pub use call::ResponseFuture;
 pub use config::{Builder, InvalidConfig};
 pub use pool::Pool;
 pub use stats::{Counts, OriginStats, Stats, Totals};
+pub use wire::HeadTooLarge;

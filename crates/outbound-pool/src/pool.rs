@@ -16,7 +16,7 @@ use tower_service::Service;
 use crate::{
     body::Body,
     call::ResponseFuture,
-    config::{Builder, Timeouts},
+    config::{Builder, Http, Timeouts},
     connect::Connect,
     connection::Slots,
     reaper::Reaper,
@@ -40,6 +40,7 @@ pub(crate) struct Shared<C> {
     pub(crate) connector: C,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
+    pub(crate) http: Http,
     pub(crate) reaper: Arc<Reaper>,
     ids: AtomicU64,
 }
@@ -54,11 +55,11 @@ impl Pool<()> {
 }
 
 impl<C> Pool<C> {
-    pub(crate) fn new(connector: C, limits: Limits, timeouts: Timeouts) -> Self {
+    pub(crate) fn new(connector: C, limits: Limits, timeouts: Timeouts, http: Http) -> Self {
         let slots = Slots::new(limits);
         let reaper = Reaper::new(&slots, timeouts.idle);
         let ids = AtomicU64::new(1);
-        Self { shared: Arc::new(Shared { slots, connector, limits, timeouts, reaper, ids }) }
+        Self { shared: Arc::new(Shared { slots, connector, limits, timeouts, http, reaper, ids }) }
     }
 
     /// Connections and waiting calls, over all and per origin, and what has happened so far. Takes the pool's lock once.

@@ -15,7 +15,7 @@ use http::{
 };
 use hyper::body::Incoming;
 use outbound_core::{
-    BoxError, CallSite, Deadline, Exchange, Failure, Idempotent, Kind, Origin, Phase, TransportError,
+    BoxError, CallSite, Deadline, Exchange, Failure, Idempotent, Kind, Origin, Phase, TransportError, find,
 };
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
     connection::{Lease, Slot},
     fields::Fields,
     upload::{Keep, Upload},
+    wire::HeadTooLarge,
 };
 
 /// A request on its way through the pool.
@@ -271,6 +272,7 @@ impl Broken {
 fn failed(exchange: &Exchange, error: hyper::Error, is_silent: bool) -> BoxError {
     let kind = match Failure::of(&error).kind() {
         Kind::Closed if !is_silent => Kind::Truncated,
+        _ if find::<HeadTooLarge>(&error).is_some() => Kind::TooLarge,
         Kind::Canceled | Kind::Other => Kind::Closed,
         kind => kind,
     };

@@ -1,7 +1,8 @@
 //! What passes over one connection, counted where it passes: below hyper, above the socket.
 
 use std::{
-    io,
+    error::Error,
+    fmt, io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
@@ -14,8 +15,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::upload::Rest;
 
 /// The exchange that a connection carries now, as its socket, its request body and its owner see it.
-#[derive(Debug, Default)]
-pub(crate) struct Wire(Mutex<Current>);
+#[derive(Debug)]
+pub(crate) struct Wire {
+    current: Mutex<Current>,
+    /// Bytes that a response head may have.
+    max_head: usize,
+}
 
 #[derive(Debug, Default)]
 struct Current {
@@ -26,6 +31,15 @@ struct Current {
     base: u64,
     /// The request body, given back in a state in which it can be sent again.
     rest: Option<Rest>,
+    /// `Exchange::bytes_in` at which a response head that is not complete is too large.
+    enough: u64,
+}
+
+/// The response head, the interim responses (1xx; RFC 9110, 15.2) before it included, is larger than allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadTooLarge {
+    /// Bytes that are allowed.
+    pub limit: usize,
 }
 
 /// A connection's I/O with its counter, and with whatever has to outlive the socket.
@@ -39,10 +53,15 @@ pub(crate) struct Metered<T, S> {
 // === Wire ===
 
 impl Wire {
+    pub(crate) fn new(max_head: usize) -> Self {
+        Self { current: Mutex::default(), max_head }
+    }
+
     /// This connection carries `exchange` from now on.
     pub(crate) fn begin(&self, exchange: Exchange, has_body: bool) {
         let base = exchange.bytes_out();
-        *self.lock() = Current { exchange: Some(exchange), uploading: has_body, base, rest: None };
+        let enough = exchange.bytes_in().saturating_add(self.max_head as u64);
+        *self.lock() = Current { exchange: Some(exchange), uploading: has_body, base, rest: None, enough };
     }
 
     /// It carries none any more.
@@ -100,6 +119,18 @@ impl Wire {
         }
     }
 
+    /// hyper wants to read more. It takes any number of interim responses, without ever turning back to the runtime when they come
+    /// fast enough; so this is where that ends.
+    fn may_read(&self) -> io::Result<()> {
+        let current = self.lock();
+        let is_too_large =
+            |exchange: &Exchange| exchange.bytes_in() >= current.enough && exchange.phase() < Phase::Body;
+        match current.exchange.as_ref().is_some_and(is_too_large) {
+            true => Err(io::Error::other(HeadTooLarge { limit: self.max_head })),
+            false => Ok(()),
+        }
+    }
+
     /// All that hyper had to write is written: if that was the end of the request, the wait for the response begins.
     fn flushed(&self) {
         let current = self.lock();
@@ -113,7 +144,7 @@ impl Wire {
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,6 +153,16 @@ impl Current {
         self.exchange.as_ref().is_none_or(|exchange| exchange.bytes_out() == self.base)
     }
 }
+
+// === HeadTooLarge ===
+
+impl fmt::Display for HeadTooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the head of the response, interim responses included, exceeds {} bytes", self.limit)
+    }
+}
+
+impl Error for HeadTooLarge {}
 
 // === Metered ===
 
@@ -144,6 +185,7 @@ impl<T: hyper::rt::Read + Unpin, S: Unpin> AsyncRead for Metered<T, S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.wire.may_read()?;
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
         self.wire.read(buf.filled().len() - before);

@@ -16,7 +16,7 @@ use support::*;
 #[test]
 fn limits_that_make_no_sense_are_not_built() {
     type Set = fn(Builder) -> Builder;
-    let zero: [(&str, Set); 7] = [
+    let zero: [(&str, Set); 8] = [
         ("max_connections", |builder| builder.max_connections(0)),
         ("max_connections_per_host", |builder| builder.max_connections_per_host(0)),
         ("acquire_timeout", |builder| builder.acquire_timeout(Duration::ZERO)),
@@ -24,6 +24,7 @@ fn limits_that_make_no_sense_are_not_built() {
         ("resolve_timeout", |builder| builder.resolve_timeout(Duration::ZERO)),
         ("connect_timeout", |builder| builder.connect_timeout(Duration::ZERO)),
         ("tls_timeout", |builder| builder.tls_timeout(Duration::ZERO)),
+        ("max_head_size", |builder| builder.max_head_size(0)),
     ];
     for (name, set) in zero {
         let error = set(Pool::builder()).build(Tcp::new()).expect_err(name);

@@ -102,6 +102,8 @@ async fn exchanges_that_fail_before_the_head() {
     let answer = |bytes: &'static str| Script::new().read_head().read_body().write(bytes);
     let many: &str = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(101)).leak();
     let huge: &str = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(3_000_000)).leak();
+    let interim: &str = "HTTP/1.1 100 Continue\r\n\r\n".repeat(1_000).leak();
+    let long: &str = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(500_000)).leak();
     let read = || Script::new().read_head().read_body();
     let (head, maybe) = (Phase::Head, Delivery::Maybe);
     for (name, script, expected) in [
@@ -112,7 +114,7 @@ async fn exchanges_that_fail_before_the_head() {
                 Kind::Closed,
                 head,
                 maybe,
-                "http://ADDR: connection closed by the peer waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 0 received",
+                "http://ADDR: connection closed by the peer while waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 0 received",
             ),
         ),
         (
@@ -122,7 +124,7 @@ async fn exchanges_that_fail_before_the_head() {
                 Kind::Reset,
                 head,
                 maybe,
-                "http://ADDR: connection reset waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 0 received",
+                "http://ADDR: connection reset while waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 0 received",
             ),
         ),
         (
@@ -132,7 +134,7 @@ async fn exchanges_that_fail_before_the_head() {
                 Kind::Truncated,
                 head,
                 maybe,
-                "http://ADDR: response cut short waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 14 received",
+                "http://ADDR: response cut short while waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 14 received",
             ),
         ),
         (
@@ -147,12 +149,18 @@ async fn exchanges_that_fail_before_the_head() {
                 Kind::Protocol,
                 head,
                 maybe,
-                "http://ADDR: protocol broken by the peer waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 21 received",
+                "http://ADDR: protocol broken by the peer while waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 21 received",
             ),
         ),
         ("TLS", answer("\u{15}\u{3}\u{3}\0\u{2}\u{2}\n"), told(Kind::Protocol, head, maybe, "")),
         ("too many fields", answer(many), told(Kind::TooLarge, head, maybe, "")),
+        ("a long field", answer(long), told(Kind::TooLarge, head, maybe, "")),
         ("a huge field", answer(huge), told(Kind::TooLarge, head, maybe, "")),
+        (
+            "interim responses without end",
+            read().forever(Script::new().write(interim)),
+            told(Kind::TooLarge, head, maybe, ""),
+        ),
         (
             "space before a colon",
             answer("HTTP/1.1 200 OK\r\nx : y\r\n\r\n"),
@@ -215,7 +223,7 @@ async fn bodies_that_fail_to_arrive() {
             "5 of 10 bytes, FIN",
             Script::new().exchange(ten().cut_body(5)).close(),
             Kind::Truncated,
-            "http://ADDR: response cut short reading the response body after T, new connection #1 to ADDR: 86 bytes sent, 44 received",
+            "http://ADDR: response cut short while reading the response body after T, new connection #1 to ADDR: 86 bytes sent, 44 received",
         ),
         ("5 of 10 bytes, RST", later(Script::new().exchange(ten().cut_body(5))), Kind::Reset, ""),
         ("within a chunk", Script::new().exchange(ten().chunked(8).cut_body(5)).close(), Kind::Truncated, ""),
@@ -384,7 +392,7 @@ async fn a_connection_that_is_refused() {
         Kind::Refused,
         Phase::Connect,
         Delivery::NotSent,
-        "http://ADDR: connection refused connecting after T, nothing was sent",
+        "http://ADDR: connection refused after T, nothing was sent",
     );
     fails("refused", pool(), &[], request, expected).await;
 }
@@ -422,7 +430,7 @@ async fn a_connector_without_descriptors() {
     assert_eq!((failure.kind(), failure.delivery()), (Kind::Exhausted, Delivery::NotSent), "{error}");
     assert_eq!(
         normal(&error.to_string(), failure.origin().unwrap()),
-        "http://ADDR: out of descriptors or ports connecting after T, nothing was sent"
+        "http://ADDR: out of descriptors or ports while connecting after T, nothing was sent"
     );
     assert_eq!(pool.stats().connections.open(), 0);
 }
@@ -450,7 +458,7 @@ async fn names_that_lead_nowhere() {
         Kind::Resolve,
         Phase::Resolve,
         Delivery::NotSent,
-        "http://ADDR: name not resolved resolving the host name after T, nothing was sent",
+        "http://ADDR: name not resolved after T (no such name), nothing was sent",
     );
     let request = secretive(Method::POST, &uri("name.example"), "x".into());
     fails("NXDOMAIN", resolving(nxdomain), &[], request, expected).await;
@@ -459,7 +467,7 @@ async fn names_that_lead_nowhere() {
         Kind::Resolve,
         Phase::Resolve,
         Delivery::NotSent,
-        "http://ADDR: name not resolved resolving the host name after T, nothing was sent",
+        "http://ADDR: name not resolved after T (the name resolved to no address), nothing was sent",
     );
     let request = secretive(Method::POST, &uri("name.example"), "x".into());
     let pool = resolving(|| async { Ok(Vec::new()) });
@@ -519,17 +527,25 @@ fn tls(certificate: &Certificate) -> Pool<impl Connect + use<>> {
 async fn certificates_that_are_not_to_be_trusted() {
     let (local, other) = (Certificate::local(), Certificate::local());
     let (named, expired) = (Certificate::named("elsewhere.example"), Certificate::expired());
-    for (name, serves, trusts) in
-        [("unknown issuer", &local, &other), ("wrong name", &named, &named), ("expired", &expired, &expired)]
-    {
+    for (name, serves, trusts, line) in [
+        (
+            "unknown issuer",
+            &local,
+            &other,
+            "https://ADDR: certificate not trusted after T (invalid peer certificate: UnknownIssuer), nothing was sent",
+        ),
+        (
+            "wrong name",
+            &named,
+            &named,
+            "https://ADDR: certificate not trusted after T (invalid peer certificate: certificate not valid for name \"127.0.0.1\"; certificate is only valid for DnsName(\"elsewhere.example\")), nothing was sent",
+        ),
+        // It says when, too.
+        ("expired", &expired, &expired, ""),
+    ] {
         let upstream = Hostile::new(Script::hello()).tls(serves.clone()).start();
         let request = secretive(Method::GET, &upstream.uri("/"), TestBody::new());
-        let expected = told(
-            Kind::Certificate,
-            Phase::Tls,
-            Delivery::NotSent,
-            "https://ADDR: certificate not trusted in the TLS handshake after T, nothing was sent",
-        );
+        let expected = told(Kind::Certificate, Phase::Tls, Delivery::NotSent, line);
         fails(name, tls(trusts), &[&upstream], request, expected).await;
         assert!(upstream.sightings().requests.is_empty(), "{name}");
     }
@@ -544,7 +560,7 @@ async fn handshakes_that_fail() {
             "FIN",
             before(Script::new().first_byte().close()),
             Kind::Tls,
-            "https://ADDR: TLS failed in the TLS handshake after T, nothing was sent",
+            "https://ADDR: TLS handshake failed after T (tls handshake eof), nothing was sent",
         ),
         (
             "RST",
@@ -556,7 +572,7 @@ async fn handshakes_that_fail() {
             "plain HTTP",
             before(Script::new().first_byte().write("HTTP/1.1 400 Bad Request\r\n\r\n").stall()),
             Kind::Tls,
-            "https://ADDR: TLS failed in the TLS handshake after T, nothing was sent",
+            "https://ADDR: TLS handshake failed after T (received corrupt message of type InvalidContentType), nothing was sent",
         ),
     ] {
         let upstream = Hostile::new(script).tls(local.clone()).start();

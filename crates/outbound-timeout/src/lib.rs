@@ -61,8 +61,8 @@
 //!   or a body alone past its limit finds what has arrived meanwhile, for as long again.
 //!
 //! **Not promised:** a worker that is blocked with the connection's task in its queue, while the other workers are on time but
-//! too busy to take that over; and a service that never returns from `poll`, as hyper's connection task under a flood of 1xx
-//! responses, which no timer can interrupt.
+//! too busy to take that over; and a service that never returns from `poll`, as hyper's connection task does under a flood of 1xx
+//! responses, which no timer can interrupt (over outbound's pool that flood ends at `max_head_size`).
 //!
 //! # Cost
 //!

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use outbound_core::{BoxError, Delivery, Elapsed, Exchange, Phase, find};
+use outbound_core::{BoxError, Delivery, Elapsed, Exchange, Failure, Kind, Phase, find};
+use outbound_pool::{Pool, connect::Tcp};
 use outbound_testkit::{Answer, Hostile, Script};
 use outbound_timeout::{Throughput, TimeoutLayer};
 use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
@@ -41,6 +42,21 @@ async fn each_ends_at_its_limit_in_its_phase() {
         assert_eq!((begun.elapsed(), elapsed.name(), elapsed.phase()), (ms(at), limit, phase), "{name}");
         upstream.ended(0).await;
     }
+}
+
+/// Interim responses as fast as they can be written keep hyper's connection task, and with it the only thread, from ever looking at a
+/// timer. The pool ends them by their bytes.
+#[tokio::test]
+async fn a_flood_of_interim_responses_ends_over_the_pool() {
+    let flood: &str = "HTTP/1.1 100 Continue\r\n\r\n".repeat(1_000).leak();
+    let upstream = Hostile::new(Script::new().read_head().forever(Script::new().write(flood))).start();
+    let pool = Pool::builder().build(Tcp::new()).expect("the defaults");
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.uri_mut() = upstream.uri("/");
+    let error = TimeoutLayer::new(ms(60_000)).layer(pool).oneshot(request).await.unwrap_err();
+    let failure = Failure::of(&*error);
+    assert_eq!((failure.kind(), failure.delivery()), (Kind::TooLarge, Delivery::Maybe), "{error}");
+    upstream.ended(0).await;
 }
 
 /// Behind a window that stays shut; the service does what a pool does, and says what the socket takes.

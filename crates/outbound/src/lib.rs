@@ -1,9 +1,18 @@
 #![doc = include_str!("../../../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod body;
 mod ext;
+#[cfg(feature = "json")]
+mod json;
+mod offload;
+mod reader;
+mod request;
+mod response;
 
+pub use body::Body;
 pub use ext::ServiceBuilderExt;
+pub use offload::{INLINE_JSON, offload};
 pub use outbound_core::*;
 #[cfg(feature = "limit")]
 #[doc(inline)]
@@ -17,6 +26,8 @@ pub use outbound_retry::{self as retry, RetryLayer};
 #[cfg(feature = "timeout")]
 #[doc(inline)]
 pub use outbound_timeout::{self as timeout, DeadlineLayer, TimeoutLayer};
+pub use request::{ClientExt, RequestBuilder};
+pub use response::{InvalidBody, ResponseExt, StatusError, TooLarge};
 
 #[doc = include_str!("../DESIGN.md")]
 pub mod design {}
