@@ -88,7 +88,8 @@
 //!
 //! The global propagator writes the current context into the request, each header unless the caller has set it; and no
 //! `tracestate` beside a `traceparent` that is the caller's. What is current is the attempt's own span if the subscriber makes it so, as
-//! tracing-opentelemetry does (`with_context_activation`, on by default); else what was current around the call.
+//! tracing-opentelemetry does (`with_context_activation`, on by default); else what was current around the call. In a server,
+//! [`RemoteContextLayer`] makes that the context that the inbound request brought.
 //!
 //! # Cost
 //!
@@ -104,6 +105,7 @@ mod connections;
 mod instruments;
 mod layer;
 mod propagation;
+mod remote;
 mod span;
 mod target;
 mod watch;
@@ -112,4 +114,5 @@ pub use body::TelemetryBody;
 pub use connections::{Connecting, Connections, ConnectionsLayer, Measured};
 pub use layer::{ResponseFuture, Telemetry, TelemetryLayer};
 pub use outbound_core::UrlTemplate;
+pub use remote::{RemoteContext, RemoteContextLayer};
 pub use watch::{Observe, Series, Watch};
