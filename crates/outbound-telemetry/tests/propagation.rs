@@ -11,10 +11,10 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use outbound_retry::{RetryLayer, Standard};
-use outbound_telemetry::TelemetryLayer;
+use outbound_telemetry::{RemoteContextLayer, TelemetryLayer};
 use outbound_testkit::{Plan, Probe};
-use support::{Told, get};
-use tower::{Layer, ServiceBuilder, ServiceExt};
+use support::{Told, get, ms};
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
 /// Where no spans are collected, what is current goes out as it is.
 #[tokio::test(start_paused = true)]
@@ -72,15 +72,52 @@ async fn what_the_caller_wrote_stays() {
     }
 }
 
-/// No propagator, no trace: no header, rather than an empty one.
+/// No state, no header for it: an empty one says as much. No trace, none at all.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_made_up() {
     w3c();
+    {
+        let told = Told::new();
+        let (inner, probe) = Probe::pair([Plan::new()]);
+        told.layer().layer(inner).oneshot(get("http://a.example/")).await.unwrap();
+        assert_eq!(NAMES.map(|name| probe.requests()[0].headers().contains_key(name)), [true, false]);
+    }
     let meter = opentelemetry::global::meter("none");
     let (inner, probe) = Probe::pair([Plan::new()]);
     let service = TelemetryLayer::new(&meter).layer(inner);
     service.oneshot(get("http://a.example/")).await.unwrap();
     assert_eq!(probe.requests()[0].headers().len(), 0);
+}
+
+/// In a server: what the request brought is current while it is answered, and only then.
+#[tokio::test(start_paused = true)]
+async fn an_inbound_context_is_current_while_it_is_answered() {
+    w3c();
+    let told = Told::new();
+    let (inner, probe) = Probe::pair([Plan::new().delay(ms(5))]);
+    let client = told.layer().layer(inner);
+    let server = RemoteContextLayer::new().layer(service_fn(move |_: Request<()>| {
+        let client = client.clone();
+        async move {
+            tokio::task::yield_now().await;
+            client.oneshot(get("http://a.example/")).await
+        }
+    }));
+    let inbound =
+        Request::builder().header("traceparent", REMOTE).header("tracestate", "vendor=1").body(()).unwrap();
+    let (first, second) = tokio::join!(server.clone().oneshot(inbound), server.oneshot(Request::new(())));
+    first.unwrap();
+    second.unwrap();
+    let spans = told.spans();
+    let parents: Vec<_> = spans.iter().map(|span| (&*span.trace, &*span.parent)).collect();
+    let of_remote = (&REMOTE[3..35], &REMOTE[36..52]);
+    let is_of_remote = |&&parent: &&_| parent == of_remote;
+    assert_eq!((parents.len(), parents.iter().filter(is_of_remote).count()), (2, 1), "one is of no trace");
+    let mut states: Vec<_> =
+        probe.requests().iter().map(|it| header(it, "tracestate").map(str::to_owned)).collect();
+    states.sort();
+    assert_eq!(states, [None, Some("vendor=1".to_owned())]);
+    assert!(!Context::current().has_active_span());
 }
 
 /// Global, and the same for every test here.
