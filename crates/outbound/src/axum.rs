@@ -32,7 +32,7 @@
 //! # }
 //! ```
 //!
-//! - **The client** is state: [`Client`](crate::Client) or any other stack that clones, as `State<…>`, or as [`Outbound<…>`](Outbound),
+//! - **The client** is state: `outbound::Client` or any other stack that clones, as `State<…>`, or as [`Outbound<…>`](Outbound),
 //!   which gives each of its calls the deadline of the request that it is made for.
 //! - **Deadlines**: [`InboundDeadlineLayer`] gives each inbound request a deadline: the time that its caller says it waits, or less.
 //! - **Cancellation** needs nothing: when a caller hangs up, hyper drops the handler, and with it the call that it waits for; the

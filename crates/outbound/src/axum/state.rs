@@ -14,7 +14,7 @@ use tower_service::Service;
 ///
 /// It is an extractor where `State<C>` is one, and a service where `C` is one. The deadline is what [`InboundDeadlineLayer`](super::InboundDeadlineLayer)
 /// gave the request, and never lengthens one that a call has, or is given by the client. It ends a call by the layers that look at
-/// it: [`DeadlineLayer`](crate::DeadlineLayer), which [`Client`](crate::Client) has, retries, limits and the pool.
+/// it: `outbound::DeadlineLayer`, which `outbound::Client` has, retries, limits and the pool.
 #[derive(Clone, Copy, Debug)]
 pub struct Outbound<C> {
     client: C,
