@@ -1,6 +1,8 @@
 #![doc = include_str!("../../../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "axum")]
+pub mod axum;
 mod body;
 mod ext;
 #[cfg(feature = "json")]
@@ -9,6 +11,8 @@ mod offload;
 mod reader;
 mod request;
 mod response;
+#[cfg(feature = "telemetry")]
+pub mod telemetry;
 
 pub use body::Body;
 pub use ext::ServiceBuilderExt;
@@ -23,6 +27,9 @@ pub use outbound_pool::{self as pool, Pool};
 #[cfg(feature = "retry")]
 #[doc(inline)]
 pub use outbound_retry::{self as retry, RetryLayer};
+#[cfg(feature = "telemetry")]
+#[doc(inline)]
+pub use outbound_telemetry::TelemetryLayer;
 #[cfg(feature = "timeout")]
 #[doc(inline)]
 pub use outbound_timeout::{self as timeout, DeadlineLayer, TimeoutLayer};
