@@ -2,6 +2,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod body;
+#[cfg(feature = "client")]
+pub mod client;
 mod ext;
 #[cfg(feature = "json")]
 mod json;
@@ -11,6 +13,8 @@ mod request;
 mod response;
 
 pub use body::Body;
+#[cfg(feature = "client")]
+pub use client::Client;
 pub use ext::ServiceBuilderExt;
 pub use offload::{INLINE_JSON, offload};
 pub use outbound_core::*;
