@@ -216,6 +216,7 @@ impl<S: Service<Request<Body>, Error: Into<BoxError>>> RequestBuilder<S> {
         let parts = self.into_parts(CallSite::here());
         async move {
             let (mut service, head, content) = parts?;
+            #[cfg_attr(not(feature = "json"), expect(clippy::infallible_destructuring_match))]
             let body = match content {
                 Content::Body(body) => body,
                 #[cfg(feature = "json")]
