@@ -27,6 +27,13 @@ pub struct CallSite(&'static Location<'static>);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Idempotent;
 
+/// The low-cardinality template that a request's path was made from, as in `/users/{id}` (OpenTelemetry's `url.template`).
+///
+/// There are as many as there are lines of code that make calls, so it lives as long as the program; one that is read from a
+/// configuration is leaked once, with [`String::leak`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UrlTemplate(&'static str);
+
 /// All that a request carries for its call as a whole: everything but the number and the record of one attempt.
 ///
 /// A retry layer keeps it, and gives it to each further attempt. Cloning it allocates nothing.
@@ -39,6 +46,7 @@ pub(crate) struct Context {
     pub(crate) attempt: Option<Attempt>,
     pub(crate) call_site: Option<CallSite>,
     pub(crate) idempotent: bool,
+    pub(crate) url_template: Option<UrlTemplate>,
     pub(crate) exchange: Option<Exchange>,
     pub(crate) ledger: Option<Ledger>,
     pub(crate) retries: Option<Retries>,
@@ -128,6 +136,36 @@ impl Idempotent {
     /// Says so of `message`.
     pub fn attach(self, message: &mut impl Message) {
         Context::entry(message).idempotent = true;
+    }
+}
+
+// === UrlTemplate ===
+
+impl UrlTemplate {
+    /// `template`, whatever its syntax: nothing is made of it but a label.
+    pub const fn new(template: &'static str) -> Self {
+        Self(template)
+    }
+
+    /// The template of `message`'s path, if the caller named it.
+    pub fn of(message: &impl Message) -> Option<Self> {
+        Context::of(message)?.url_template
+    }
+
+    /// Puts it on `message`.
+    pub fn attach(self, message: &mut impl Message) {
+        Context::entry(message).url_template = Some(self);
+    }
+
+    /// The template itself.
+    pub const fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+impl fmt::Display for UrlTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.0)
     }
 }
 

@@ -20,12 +20,14 @@
 //! ```
 //!
 //! - **Errors:** [`BoxError`] on the seam between layers, found again with [`find`], read with [`Failure::of`].
-//! - **Context:** [`Deadline`], [`Attempt`], [`CallSite`], [`Idempotent`], [`Exchange`] and [`Ledger`] ride on a request;
-//!   [`Attempt`], [`Retries`], [`ConnectionInfo`] and [`Timings`] on its response. Each has one writer.
+//! - **Context:** [`Deadline`], [`Attempt`], [`CallSite`], [`Idempotent`], [`UrlTemplate`], [`Exchange`] and [`Ledger`] ride on a
+//!   request; [`Attempt`], [`Retries`], [`ConnectionInfo`] and [`Timings`] on its response. Each has one writer.
 //! - **Bodies:** [`OnEnd`] tells a hook exactly once how a body ended.
+//! - **Construction:** what is meant to be built once announces where it was built: [`Construction`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod connection;
+mod construction;
 mod context;
 mod cooling_down;
 mod deadline;
@@ -47,7 +49,8 @@ mod units;
 mod words;
 
 pub use connection::{ConnectionInfo, Established, Timings};
-pub use context::{Attempt, CallContext, CallSite, Idempotent, Message};
+pub use construction::{Construction, Watcher};
+pub use context::{Attempt, CallContext, CallSite, Idempotent, Message, UrlTemplate};
 pub use cooling_down::CoolingDown;
 pub use deadline::Deadline;
 pub use elapsed::Elapsed;
@@ -62,4 +65,5 @@ pub use overloaded::Overloaded;
 pub use retries::Retries;
 pub use snapshot::Snapshot;
 pub use transport::{Holders, TransportError};
+pub use units::{Count, Time};
 pub use words::{Delivery, GaveUp, Kind, Phase};

@@ -1,19 +1,21 @@
 //! The pool's error.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{error::Error, fmt, io, time::Duration};
 
 use crate::{
     context::CallSite,
     elapsed::Elapsed,
-    error::{BoxError, find},
+    error::{BoxError, chain, find},
     snapshot::Snapshot,
     units::{Count, Time},
-    words::Kind,
+    words::{Kind, Phase},
 };
 
 /// An exchange failed below the layers: the name, the socket, TLS, or HTTP itself.
 ///
-/// Its line names origin, phase, time, connection and what was sent; the library's own error is its source.
+/// Its line names origin, phase, time, connection and what was sent; the library's own error is its source. Of a dial that
+/// failed, the line also has the innermost error's own words where they say more than the [`Kind`] does: why a certificate is not
+/// trusted, say.
 ///
 /// **May the peer have acted on the request?** Ask [`snapshot`](Self::snapshot)`.delivery`: bytes are counted, not guessed.
 #[derive(Debug)]
@@ -80,6 +82,15 @@ impl TransportError {
     pub fn holders(&self) -> Option<&Holders> {
         self.holders.as_ref()
     }
+
+    /// What the connector said, where that says more than the kind: it knows no request that it could give away.
+    fn reason(&self) -> Option<&(dyn Error + 'static)> {
+        let is_dial = matches!(self.snapshot.phase, Phase::Resolve | Phase::Connect | Phase::Tls);
+        let root = chain(self.source.as_deref()?).last()?;
+        let is_os = root.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error().is_some());
+        let is_said = self.kind == Kind::Timeout || (is_os && self.kind != Kind::Other);
+        (is_dial && !is_said).then_some(root)
+    }
 }
 
 impl fmt::Display for TransportError {
@@ -88,11 +99,14 @@ impl fmt::Display for TransportError {
         if let Some(origin) = &snapshot.origin {
             write!(f, "{origin}: ")?;
         }
-        write!(f, "{} {}", self.kind.happened(), snapshot.phase.doing())?;
+        self.kind.happened(snapshot.phase, f)?;
         let source = self.source.as_deref().filter(|_| self.kind == Kind::Timeout);
         match source.and_then(|source| find::<Elapsed>(source)) {
             Some(elapsed) => write!(f, " for {} (limit {})", Time(elapsed.elapsed()), Time(elapsed.limit()))?,
             None => write!(f, " after {}", Time(snapshot.elapsed))?,
+        }
+        if let Some(reason) = self.reason() {
+            write!(f, " ({})", OneLine(&reason.to_string()))?;
         }
         match &self.holders {
             Some(holders) => write!(f, ": {holders}"),
@@ -128,10 +142,11 @@ impl fmt::Display for Holders {
 }
 
 impl Kind {
-    /// What happened, for a sentence that goes on with what the call was doing.
-    fn happened(self) -> &'static str {
-        match self {
-            Self::Timeout => "timed out",
+    /// What happened while the call was in `phase`.
+    fn happened(self, phase: Phase, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self {
+            Self::Timeout => return write!(f, "timed out {}", phase.doing()),
+            Self::Tls if phase == Phase::Tls => return f.write_str("TLS handshake failed"),
             Self::Overloaded => "turned away",
             Self::Resolve => "name not resolved",
             Self::Refused => "connection refused",
@@ -148,6 +163,37 @@ impl Kind {
             Self::Invalid => "request not sendable",
             Self::Canceled => "canceled",
             Self::Other => "failed",
+        };
+        match phase {
+            _ if self.happens_in() == Some(phase) => f.write_str(what),
+            Phase::Tls => write!(f, "{what} {}", phase.doing()),
+            _ => write!(f, "{what} while {}", phase.doing()),
+        }
+    }
+
+    /// The phase that goes without saying.
+    fn happens_in(self) -> Option<Phase> {
+        match self {
+            Self::Resolve => Some(Phase::Resolve),
+            Self::Refused | Self::Unreachable => Some(Phase::Connect),
+            Self::Certificate => Some(Phase::Tls),
+            Self::TooLarge => Some(Phase::Head),
+            _ => None,
         }
     }
 }
+
+/// A text of whatever origin, as part of a line.
+struct OneLine<'a>(&'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write as _;
+        let mut chars = self.0.chars().map(|char| if char.is_control() { ' ' } else { char });
+        chars.by_ref().take(LONGEST).try_for_each(|char| f.write_char(char))?;
+        if chars.next().is_some() { f.write_char('…') } else { Ok(()) }
+    }
+}
+
+/// The longest that rustls has to say of a certificate with a few names.
+const LONGEST: usize = 200;

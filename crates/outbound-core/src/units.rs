@@ -1,15 +1,28 @@
-//! How durations, counts and bytes read in an error that a person looks at.
+//! How durations and counts read in errors and reports.
 
 use std::{
     fmt::{self, Display},
     time::Duration,
 };
 
-/// A duration at three significant digits; [`Duration::MAX`] is "forever".
-pub(crate) struct Time(pub(crate) Duration);
+/// A duration that a person reads: at three significant digits, with its unit. [`Duration::MAX`] is "forever".
+///
+/// ```
+/// # use std::time::Duration;
+/// # use outbound_core::Time;
+/// assert_eq!(Time(Duration::from_micros(41_234_567)).to_string(), "41.2 s");
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Time(pub Duration);
 
 /// `n thing`, in the plural where there is not exactly one.
-pub(crate) struct Count(pub(crate) u64, pub(crate) &'static str);
+///
+/// ```
+/// # use outbound_core::Count;
+/// assert_eq!(format!("{}, {}", Count(1, "byte"), Count(2, "byte")), "1 byte, 2 bytes");
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Count(pub u64, pub &'static str);
 
 impl Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,7 +4,8 @@ use std::{fmt::Debug, panic::Location, sync::Arc, time::Duration};
 
 use http::{Extensions, Request, Response, Version};
 use outbound_core::{
-    Attempt, CallSite, ConnectionInfo, Deadline, Established, Exchange, Idempotent, Message, Phase, Timings,
+    Attempt, CallContext, CallSite, ConnectionInfo, Deadline, Established, Exchange, Idempotent, Message,
+    Phase, Timings, UrlTemplate,
 };
 use tokio::time::{Instant, advance};
 
@@ -15,10 +16,14 @@ enum Key {
     Attempt,
     CallSite,
     Idempotent,
+    UrlTemplate,
     Exchange,
 }
 
-const KEYS: [Key; 5] = [Key::Deadline, Key::Attempt, Key::CallSite, Key::Idempotent, Key::Exchange];
+const KEYS: [Key; 6] =
+    [Key::Deadline, Key::Attempt, Key::CallSite, Key::Idempotent, Key::UrlTemplate, Key::Exchange];
+
+const USER: UrlTemplate = UrlTemplate::new("/users/{id}");
 
 fn attach(key: Key, message: &mut impl Message) {
     match key {
@@ -26,6 +31,7 @@ fn attach(key: Key, message: &mut impl Message) {
         Key::Attempt => Attempt::FIRST.attach(message),
         Key::CallSite => CallSite::here().attach(message),
         Key::Idempotent => Idempotent.attach(message),
+        Key::UrlTemplate => USER.attach(message),
         Key::Exchange => Exchange::new().attach(message),
     }
 }
@@ -36,6 +42,7 @@ fn keys(message: &impl Message) -> Vec<Key> {
         Key::Attempt => Attempt::of(message).is_some(),
         Key::CallSite => CallSite::of(message).is_some(),
         Key::Idempotent => Idempotent::of(message),
+        Key::UrlTemplate => UrlTemplate::of(message) == Some(USER),
         Key::Exchange => Exchange::of(message).is_some(),
     };
     KEYS.into_iter().filter(|&key| has(key)).collect()
@@ -85,6 +92,15 @@ fn leaves_other_extensions_alone() {
     Idempotent.attach(&mut request);
     assert_eq!(request.extensions().get(), Some(&"mine"));
     assert_eq!(request.extensions().len(), 2);
+}
+
+#[test]
+fn a_template_is_of_the_call() {
+    let mut request = Request::new(());
+    USER.attach(&mut request);
+    let mut again = Request::new(());
+    CallContext::of(&request).unwrap().attach(&mut again);
+    assert_eq!(UrlTemplate::of(&again).map(|template| template.to_string()), Some(USER.as_str().to_owned()));
 }
 
 #[test]
@@ -183,6 +199,7 @@ fn everything_can_cross_threads() {
     check::<Attempt>();
     check::<CallSite>();
     check::<Idempotent>();
+    check::<UrlTemplate>();
     check::<Exchange>();
     check::<ConnectionInfo>();
     check::<Established>();

@@ -145,27 +145,27 @@ async fn transport_error() {
         (
             "bare",
             TransportError::new(Kind::Closed, &Exchange::new()),
-            "connection closed by the peer waiting for its turn after 0 s, nothing was sent",
+            "connection closed by the peer while waiting for its turn after 0 s, nothing was sent",
         ),
         (
             "no connection",
             error(Kind::Refused, 1, None, Phase::Connect).await,
-            "https://a.example:8443: connection refused connecting after 1.50 s, nothing was sent",
+            "https://a.example:8443: connection refused after 1.50 s, nothing was sent",
         ),
         (
             "new",
             error(Kind::Reset, 1, new.clone(), Phase::Send).await,
-            "https://a.example:8443: connection reset sending the request after 1.50 s, new connection #17: 42 bytes sent, 7 received",
+            "https://a.example:8443: connection reset while sending the request after 1.50 s, new connection #17: 42 bytes sent, 7 received",
         ),
         (
             "attempt 2, reused",
             error(Kind::Closed, 2, old.clone(), Phase::Head).await,
-            "https://a.example:8443: connection closed by the peer waiting for the response head after 1.50 s, attempt 2, reused connection #17 (idle 41.2 s, 3 requests before) to [::1]:8443: 42 bytes sent, 7 received",
+            "https://a.example:8443: connection closed by the peer while waiting for the response head after 1.50 s, attempt 2, reused connection #17 (idle 41.2 s, 3 requests before) to [::1]:8443: 42 bytes sent, 7 received",
         ),
         (
             "with a source",
             error(Kind::Reset, 1, new.clone(), Phase::Send).await.because(io::Error::other("boom")),
-            "https://a.example:8443: connection reset sending the request after 1.50 s, new connection #17: 42 bytes sent, 7 received",
+            "https://a.example:8443: connection reset while sending the request after 1.50 s, new connection #17: 42 bytes sent, 7 received",
         ),
         (
             "a limit",
@@ -175,7 +175,7 @@ async fn transport_error() {
         (
             "a limit of another call",
             error(Kind::RequestBody, 1, new, Phase::Send).await.because(elapsed()),
-            "https://a.example:8443: the request's own body failed sending the request after 1.50 s, new connection #17: 42 bytes sent, 7 received",
+            "https://a.example:8443: the request's own body failed while sending the request after 1.50 s, new connection #17: 42 bytes sent, 7 received",
         ),
     ];
     for (name, error, expected) in rows {
@@ -183,32 +183,108 @@ async fn transport_error() {
     }
 }
 
+/// Each kind in the phase in which it reads best and in one in which it does not belong.
 #[tokio::test(start_paused = true)]
-async fn every_kind_reads_well() {
+async fn every_kind_and_phase_reads_as_one_sentence() {
+    use Phase::*;
     let rows = [
-        (Kind::Timeout, "timed out"),
-        (Kind::Overloaded, "turned away"),
-        (Kind::Resolve, "name not resolved"),
-        (Kind::Refused, "connection refused"),
-        (Kind::Unreachable, "peer unreachable"),
-        (Kind::Exhausted, "out of descriptors or ports"),
-        (Kind::Certificate, "certificate not trusted"),
-        (Kind::Tls, "TLS failed"),
-        (Kind::Reset, "connection reset"),
-        (Kind::Closed, "connection closed by the peer"),
-        (Kind::Truncated, "response cut short"),
-        (Kind::Protocol, "protocol broken by the peer"),
-        (Kind::TooLarge, "response head too large"),
-        (Kind::RequestBody, "the request's own body failed"),
-        (Kind::Invalid, "request not sendable"),
-        (Kind::Canceled, "canceled"),
-        (Kind::Other, "failed"),
+        (Kind::Timeout, Connect, "timed out connecting"),
+        (Kind::Timeout, Tls, "timed out in the TLS handshake"),
+        (Kind::Overloaded, Queue, "turned away while waiting for its turn"),
+        (Kind::Overloaded, Connect, "turned away while connecting"),
+        (Kind::Resolve, Resolve, "name not resolved"),
+        (Kind::Resolve, Connect, "name not resolved while connecting"),
+        (Kind::Refused, Connect, "connection refused"),
+        (Kind::Refused, Tls, "connection refused in the TLS handshake"),
+        (Kind::Unreachable, Connect, "peer unreachable"),
+        (Kind::Unreachable, Send, "peer unreachable while sending the request"),
+        (Kind::Exhausted, Connect, "out of descriptors or ports while connecting"),
+        (Kind::Exhausted, Resolve, "out of descriptors or ports while resolving the host name"),
+        (Kind::Certificate, Tls, "certificate not trusted"),
+        (Kind::Certificate, Connect, "certificate not trusted while connecting"),
+        (Kind::Tls, Tls, "TLS handshake failed"),
+        (Kind::Tls, Send, "TLS failed while sending the request"),
+        (Kind::Reset, Tls, "connection reset in the TLS handshake"),
+        (Kind::Reset, Body, "connection reset while reading the response body"),
+        (Kind::Closed, Head, "connection closed by the peer while waiting for the response head"),
+        (Kind::Closed, Acquire, "connection closed by the peer while waiting for a connection"),
+        (Kind::Truncated, Body, "response cut short while reading the response body"),
+        (Kind::Truncated, Head, "response cut short while waiting for the response head"),
+        (Kind::Protocol, Head, "protocol broken by the peer while waiting for the response head"),
+        (Kind::TooLarge, Head, "response head too large"),
+        (Kind::TooLarge, Send, "response head too large while sending the request"),
+        (Kind::RequestBody, Send, "the request's own body failed while sending the request"),
+        (Kind::Invalid, Connect, "request not sendable while connecting"),
+        (Kind::Canceled, Acquire, "canceled while waiting for a connection"),
+        (Kind::Other, Connect, "failed while connecting"),
+        (Kind::Other, Tls, "failed in the TLS handshake"),
     ];
-    assert_eq!(rows.map(|(kind, _)| kind), Kind::ALL);
-    for (kind, happened) in rows {
-        let error = TransportError::new(kind, &Exchange::new());
-        assert_eq!(error.to_string(), format!("{happened} waiting for its turn after 0 s, nothing was sent"));
+    assert!(Kind::ALL.iter().all(|kind| rows.iter().any(|(row, ..)| row == kind)));
+    assert!(Phase::ALL.iter().all(|phase| rows.iter().any(|(_, row, _)| row == phase)));
+    for (kind, phase, happened) in rows {
+        let exchange = Exchange::new();
+        exchange.enter(phase);
+        let error = TransportError::new(kind, &exchange);
+        assert_eq!(error.to_string(), format!("{happened} after 0 s, nothing was sent"), "{kind} {phase}");
         assert_eq!(error.kind(), kind);
+    }
+}
+
+/// What the connector says is on the line where it says more than the kind.
+#[tokio::test(start_paused = true)]
+async fn the_reason_of_a_failed_dial() {
+    let refused = || io::Error::from_raw_os_error(111);
+    let said = |text: &str| -> BoxError { Wrapping("outer", io::Error::other(text).into()).into() };
+    let long = "x".repeat(300);
+    let cut = format!("certificate not trusted after 0 s ({}…), nothing was sent", &long[..200]);
+    for (name, kind, phase, source, expected) in [
+        (
+            "its innermost error",
+            Kind::Certificate,
+            Phase::Tls,
+            said("it expired"),
+            "certificate not trusted after 0 s (it expired), nothing was sent",
+        ),
+        (
+            "on one line",
+            Kind::Resolve,
+            Phase::Resolve,
+            said("no\r\nname"),
+            "name not resolved after 0 s (no  name), nothing was sent",
+        ),
+        ("and no more than a line", Kind::Certificate, Phase::Tls, said(&long), &*cut),
+        (
+            "not what the system says",
+            Kind::Refused,
+            Phase::Connect,
+            refused().into(),
+            "connection refused after 0 s, nothing was sent",
+        ),
+        (
+            "unless that is all that is known",
+            Kind::Other,
+            Phase::Connect,
+            io::Error::from_raw_os_error(2).into(),
+            "failed while connecting after 0 s (No such file or directory (os error 2)), nothing was sent",
+        ),
+        (
+            "not once there is a connection",
+            Kind::Closed,
+            Phase::Head,
+            said("words"),
+            "connection closed by the peer while waiting for the response head after 0 s, nothing was sent",
+        ),
+        (
+            "not before there is a connector",
+            Kind::Overloaded,
+            Phase::Acquire,
+            said("words"),
+            "turned away while waiting for a connection after 0 s, nothing was sent",
+        ),
+    ] {
+        let exchange = Exchange::new();
+        exchange.enter(phase);
+        check(name, TransportError::new(kind, &exchange).because(source), expected);
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt, time::Duration};
 
+use outbound_core::Construction;
+
 use crate::{
     connect::{self, Connect},
     pool::Pool,
@@ -154,9 +156,11 @@ impl Builder {
     ///
     /// # Errors
     /// [`InvalidConfig`] if a limit is zero that must not be, or above one that it is part of.
+    #[track_caller]
     pub fn build<C: Connect>(self, connector: C) -> Result<Pool<C>, InvalidConfig> {
         let limits = self.limits()?;
         let timeouts = Timeouts { acquire: self.acquire_timeout, idle: self.idle_timeout, dial: self.dial };
+        Construction::announce("pool");
         Ok(Pool::new(connector, limits, timeouts, self.http))
     }
 

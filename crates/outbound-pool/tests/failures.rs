@@ -114,7 +114,7 @@ async fn exchanges_that_fail_before_the_head() {
                 Kind::Closed,
                 head,
                 maybe,
-                "http://ADDR: connection closed by the peer waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 0 received",
+                "http://ADDR: connection closed by the peer while waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 0 received",
             ),
         ),
         (
@@ -124,7 +124,7 @@ async fn exchanges_that_fail_before_the_head() {
                 Kind::Reset,
                 head,
                 maybe,
-                "http://ADDR: connection reset waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 0 received",
+                "http://ADDR: connection reset while waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 0 received",
             ),
         ),
         (
@@ -134,7 +134,7 @@ async fn exchanges_that_fail_before_the_head() {
                 Kind::Truncated,
                 head,
                 maybe,
-                "http://ADDR: response cut short waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 14 received",
+                "http://ADDR: response cut short while waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 14 received",
             ),
         ),
         (
@@ -149,7 +149,7 @@ async fn exchanges_that_fail_before_the_head() {
                 Kind::Protocol,
                 head,
                 maybe,
-                "http://ADDR: protocol broken by the peer waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 21 received",
+                "http://ADDR: protocol broken by the peer while waiting for the response head after T, new connection #1 to ADDR: 86 bytes sent, 21 received",
             ),
         ),
         ("TLS", answer("\u{15}\u{3}\u{3}\0\u{2}\u{2}\n"), told(Kind::Protocol, head, maybe, "")),
@@ -223,7 +223,7 @@ async fn bodies_that_fail_to_arrive() {
             "5 of 10 bytes, FIN",
             Script::new().exchange(ten().cut_body(5)).close(),
             Kind::Truncated,
-            "http://ADDR: response cut short reading the response body after T, new connection #1 to ADDR: 86 bytes sent, 44 received",
+            "http://ADDR: response cut short while reading the response body after T, new connection #1 to ADDR: 86 bytes sent, 44 received",
         ),
         ("5 of 10 bytes, RST", later(Script::new().exchange(ten().cut_body(5))), Kind::Reset, ""),
         ("within a chunk", Script::new().exchange(ten().chunked(8).cut_body(5)).close(), Kind::Truncated, ""),
@@ -392,7 +392,7 @@ async fn a_connection_that_is_refused() {
         Kind::Refused,
         Phase::Connect,
         Delivery::NotSent,
-        "http://ADDR: connection refused connecting after T, nothing was sent",
+        "http://ADDR: connection refused after T, nothing was sent",
     );
     fails("refused", pool(), &[], request, expected).await;
 }
@@ -430,7 +430,7 @@ async fn a_connector_without_descriptors() {
     assert_eq!((failure.kind(), failure.delivery()), (Kind::Exhausted, Delivery::NotSent), "{error}");
     assert_eq!(
         normal(&error.to_string(), failure.origin().unwrap()),
-        "http://ADDR: out of descriptors or ports connecting after T, nothing was sent"
+        "http://ADDR: out of descriptors or ports while connecting after T, nothing was sent"
     );
     assert_eq!(pool.stats().connections.open(), 0);
 }
@@ -458,7 +458,7 @@ async fn names_that_lead_nowhere() {
         Kind::Resolve,
         Phase::Resolve,
         Delivery::NotSent,
-        "http://ADDR: name not resolved resolving the host name after T, nothing was sent",
+        "http://ADDR: name not resolved after T (no such name), nothing was sent",
     );
     let request = secretive(Method::POST, &uri("name.example"), "x".into());
     fails("NXDOMAIN", resolving(nxdomain), &[], request, expected).await;
@@ -467,7 +467,7 @@ async fn names_that_lead_nowhere() {
         Kind::Resolve,
         Phase::Resolve,
         Delivery::NotSent,
-        "http://ADDR: name not resolved resolving the host name after T, nothing was sent",
+        "http://ADDR: name not resolved after T (the name resolved to no address), nothing was sent",
     );
     let request = secretive(Method::POST, &uri("name.example"), "x".into());
     let pool = resolving(|| async { Ok(Vec::new()) });
@@ -527,17 +527,25 @@ fn tls(certificate: &Certificate) -> Pool<impl Connect + use<>> {
 async fn certificates_that_are_not_to_be_trusted() {
     let (local, other) = (Certificate::local(), Certificate::local());
     let (named, expired) = (Certificate::named("elsewhere.example"), Certificate::expired());
-    for (name, serves, trusts) in
-        [("unknown issuer", &local, &other), ("wrong name", &named, &named), ("expired", &expired, &expired)]
-    {
+    for (name, serves, trusts, line) in [
+        (
+            "unknown issuer",
+            &local,
+            &other,
+            "https://ADDR: certificate not trusted after T (invalid peer certificate: UnknownIssuer), nothing was sent",
+        ),
+        (
+            "wrong name",
+            &named,
+            &named,
+            "https://ADDR: certificate not trusted after T (invalid peer certificate: certificate not valid for name \"127.0.0.1\"; certificate is only valid for DnsName(\"elsewhere.example\")), nothing was sent",
+        ),
+        // It says when, too.
+        ("expired", &expired, &expired, ""),
+    ] {
         let upstream = Hostile::new(Script::hello()).tls(serves.clone()).start();
         let request = secretive(Method::GET, &upstream.uri("/"), TestBody::new());
-        let expected = told(
-            Kind::Certificate,
-            Phase::Tls,
-            Delivery::NotSent,
-            "https://ADDR: certificate not trusted in the TLS handshake after T, nothing was sent",
-        );
+        let expected = told(Kind::Certificate, Phase::Tls, Delivery::NotSent, line);
         fails(name, tls(trusts), &[&upstream], request, expected).await;
         assert!(upstream.sightings().requests.is_empty(), "{name}");
     }
@@ -552,7 +560,7 @@ async fn handshakes_that_fail() {
             "FIN",
             before(Script::new().first_byte().close()),
             Kind::Tls,
-            "https://ADDR: TLS failed in the TLS handshake after T, nothing was sent",
+            "https://ADDR: TLS handshake failed after T (tls handshake eof), nothing was sent",
         ),
         (
             "RST",
@@ -564,7 +572,7 @@ async fn handshakes_that_fail() {
             "plain HTTP",
             before(Script::new().first_byte().write("HTTP/1.1 400 Bad Request\r\n\r\n").stall()),
             Kind::Tls,
-            "https://ADDR: TLS failed in the TLS handshake after T, nothing was sent",
+            "https://ADDR: TLS handshake failed after T (received corrupt message of type InvalidContentType), nothing was sent",
         ),
     ] {
         let upstream = Hostile::new(script).tls(local.clone()).start();

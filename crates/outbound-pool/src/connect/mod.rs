@@ -17,7 +17,7 @@ pub use tls::platform_verifier;
 #[cfg(feature = "webpki-roots")]
 pub use tls::webpki_roots;
 #[cfg(feature = "rustls")]
-pub use tls::{MaybeTls, Tls};
+pub use tls::{MaybeTls, NoHttp2, Protocols, Tls};
 
 pub(crate) use dial::{Dialed, Limits, Opening, Progress, kind_of};
 

@@ -1,7 +1,8 @@
 //! TLS over any other connector, by rustls.
 
 use std::{
-    io,
+    error::Error,
+    fmt, io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -26,8 +27,28 @@ use super::{Connect, report};
 #[derive(Clone)]
 pub struct Tls<C> {
     inner: C,
-    connector: TlsConnector,
+    config: Arc<ClientConfig>,
+    protocols: Protocols,
 }
+
+/// The versions of HTTP that [`Tls`] offers to the server by ALPN (RFC 7301), for the server to choose one.
+///
+/// A server that chooses none speaks HTTP/1.1 (RFC 9113, 3.2, leaves no other way).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Protocols {
+    /// HTTP/1.1 alone.
+    #[default]
+    Http1,
+    /// HTTP/2 alone: a server that does not choose it is not spoken to, but fails with [`NoHttp2`].
+    Http2,
+    /// HTTP/2, and HTTP/1.1 where the server does not know it.
+    Both,
+}
+
+/// [`Protocols::Http2`] was all that was offered, and the server did not choose it. Nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoHttp2;
 
 /// A connection that is encrypted, or is not.
 #[derive(Debug)]
@@ -74,16 +95,25 @@ fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
 // === Tls ===
 
 impl<C> Tls<C> {
-    /// Over `inner`, as `config` says. Its ALPN protocols are replaced by those the pool speaks: `http/1.1`.
-    pub fn new(inner: C, mut config: ClientConfig) -> Self {
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Self { inner, connector: TlsConnector::from(Arc::new(config)) }
+    /// Over `inner`, as `config` says, but for its ALPN protocols: those are [`protocols`](Self::protocols).
+    pub fn new(inner: C, config: ClientConfig) -> Self {
+        let protocols = Protocols::default();
+        Self { inner, config: Arc::new(config), protocols }.protocols(protocols)
+    }
+
+    /// The versions of HTTP that the server may choose from; HTTP/1.1 alone by default.
+    #[must_use]
+    pub fn protocols(mut self, protocols: Protocols) -> Self {
+        Arc::make_mut(&mut self.config).alpn_protocols = protocols.alpn();
+        self.protocols = protocols;
+        self
     }
 }
 
-impl<C: std::fmt::Debug> std::fmt::Debug for Tls<C> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tls").field("inner", &self.inner).finish_non_exhaustive()
+impl<C: fmt::Debug> fmt::Debug for Tls<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { inner, protocols, .. } = self;
+        f.debug_struct("Tls").field("inner", inner).field("protocols", protocols).finish_non_exhaustive()
     }
 }
 
@@ -99,7 +129,8 @@ impl<C: Connect> Service<Uri> for Tls<C> {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let is_https = uri.scheme() == Some(&Scheme::HTTPS);
         let name = uri.host().map(server_name);
-        let connector = self.connector.clone();
+        let connector = TlsConnector::from(self.config.clone());
+        let protocols = self.protocols;
         let opening = ENCRYPTED.scope((), self.inner.call(uri));
         Box::pin(async move {
             if !is_https {
@@ -109,6 +140,9 @@ impl<C: Connect> Service<Uri> for Tls<C> {
             let io = opening.await.map_err(Into::into)?;
             report(Phase::Tls);
             let stream = connector.connect(name, TokioIo::new(io)).await?;
+            if protocols == Protocols::Http2 && !is_h2(&stream) {
+                return Err(NoHttp2.into());
+            }
             Ok(MaybeTls::Tls(Box::new(TokioIo::new(stream))))
         })
     }
@@ -119,13 +153,44 @@ fn server_name(host: &str) -> Result<ServerName<'static>, rustls::pki_types::Inv
     ServerName::try_from(bare.to_owned())
 }
 
+fn is_h2<T>(stream: &TlsStream<T>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(H2)
+}
+
+// === Protocols ===
+
+impl Protocols {
+    /// In the order of preference.
+    fn alpn(self) -> Vec<Vec<u8>> {
+        let ids: &[&[u8]] = match self {
+            Self::Http1 => &[HTTP_11],
+            Self::Http2 => &[H2],
+            Self::Both => &[H2, HTTP_11],
+        };
+        ids.iter().map(|id| id.to_vec()).collect()
+    }
+}
+
+// === NoHttp2 ===
+
+impl fmt::Display for NoHttp2 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the server did not choose HTTP/2, the only protocol offered to it by ALPN")
+    }
+}
+
+impl Error for NoHttp2 {}
+
 // === MaybeTls ===
 
 impl<T: Read + Write + Connection + Unpin> Connection for MaybeTls<T> {
     fn connected(&self) -> Connected {
         match self {
             Self::Plain(io) => io.connected(),
-            Self::Tls(stream) => stream.inner().get_ref().0.inner().connected(),
+            Self::Tls(stream) => {
+                let connected = stream.inner().get_ref().0.inner().connected();
+                if is_h2(stream.inner()) { connected.negotiated_h2() } else { connected }
+            }
         }
     }
 }
@@ -179,3 +244,7 @@ impl<T: Read + Write + Unpin> Write for MaybeTls<T> {
         }
     }
 }
+
+/// RFC 7301, 6, and RFC 9113, 3.2.
+const HTTP_11: &[u8] = b"http/1.1";
+const H2: &[u8] = b"h2";

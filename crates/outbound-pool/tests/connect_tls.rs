@@ -1,0 +1,48 @@
+//! What `Tls` offers, and what it makes of the answer.
+#![cfg(feature = "rustls")]
+
+mod support;
+
+use hyper_util::client::legacy::connect::Connection;
+use outbound_core::{Delivery, Failure, Kind, Phase, find};
+use outbound_pool::{
+    Pool,
+    connect::{NoHttp2, Protocols, Tcp, Tls},
+};
+use outbound_testkit::{Certificate, Hostile, Script};
+use support::*;
+use tower::ServiceExt;
+
+#[tokio::test]
+async fn the_server_chooses_among_the_protocols_that_are_offered() {
+    use Protocols::{Both, Http1, Http2};
+    let local = Certificate::local();
+    for (name, offered, known, is_h2) in [
+        ("both, the server prefers h2", Both, &["h2", "http/1.1"][..], Some(true)),
+        ("both, the server knows no h2", Both, &["http/1.1"], Some(false)),
+        ("both, the server knows no ALPN", Both, &[], Some(false)),
+        ("both, the server knows neither", Both, &["h3"], None),
+        ("h1, the server knows both", Http1, &["h2", "http/1.1"], Some(false)),
+        ("h1, the server knows no ALPN", Http1, &[], Some(false)),
+        ("h1, the server knows no h1", Http1, &["h2"], None),
+        ("h2, the server knows both", Http2, &["http/1.1", "h2"], Some(true)),
+        ("h2, the server knows no h2", Http2, &["http/1.1"], None),
+        ("h2, the server knows no ALPN", Http2, &[], None),
+    ] {
+        let certificate = local.clone().alpn(known.iter().copied());
+        let upstream = Hostile::new(Script::hello()).tls(certificate).start();
+        let connector = Tls::new(Tcp::new(), local.client([])).protocols(offered);
+        let opened = connector.clone().oneshot(upstream.uri("/")).await;
+        assert_eq!(opened.map(|io| io.connected().is_negotiated_h2()).ok(), is_h2, "{name}");
+
+        if is_h2.is_none() {
+            let pool = Pool::builder().build(connector).unwrap();
+            let error = fetch(&pool, get(upstream.uri("/"))).await.map(drop).unwrap_err();
+            let failure = Failure::of(&*error);
+            assert_eq!((failure.kind(), failure.phase()), (Kind::Tls, Some(Phase::Tls)), "{name}: {error}");
+            assert_eq!(failure.delivery(), Delivery::NotSent, "{name}: {error}");
+            assert_eq!(find::<NoHttp2>(&*error).is_some(), known.is_empty(), "{name}: {error:?}");
+            leaves_nothing(name, pool, &[&upstream]).await;
+        }
+    }
+}

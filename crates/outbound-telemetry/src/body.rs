@@ -1,0 +1,75 @@
+//! The response body: the attempt lasts as long as it does.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Buf;
+use http_body::{Body, Frame, SizeHint};
+use outbound_core::BoxError;
+
+use crate::attempt::Ongoing;
+
+pin_project_lite::pin_project! {
+    /// The response body of [`Telemetry`](crate::Telemetry): the frames, `size_hint` and `is_end_stream` of the body inside.
+    ///
+    /// The attempt is measured, and its span ended, before the caller learns of the end; or when this is dropped.
+    // Not core's `OnEnd`, whose hook learns that a body has failed, but not of what.
+    #[derive(Debug)]
+    pub struct TelemetryBody<B> {
+        #[pin]
+        body: B,
+        attempt: Option<Ongoing>,
+    }
+}
+
+impl<B: Body> TelemetryBody<B> {
+    pub(crate) fn new(body: B, attempt: Ongoing) -> Self {
+        let mut attempt = Some(attempt);
+        if body.is_end_stream() {
+            attempt.take().map(Ongoing::complete);
+        }
+        Self { body, attempt }
+    }
+}
+
+impl<B: Body<Error: Into<BoxError>>> Body for TelemetryBody<B> {
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let mut this = self.project();
+        let frame = {
+            let _entered = this.attempt.as_ref().map(|attempt| attempt.span.enter());
+            ready!(this.body.as_mut().poll_frame(cx))
+        };
+        let frame = frame.transpose().map_err(Into::into);
+        if let Some(attempt) = this.attempt {
+            match &frame {
+                Ok(Some(frame)) => attempt.read(frame.data_ref().map_or(0, Buf::remaining)),
+                Ok(None) => {}
+                Err(error) => attempt.failed(&**error),
+            }
+        }
+        match &frame {
+            Err(_) => drop(this.attempt.take()),
+            Ok(Some(_)) if !this.body.is_end_stream() => {}
+            Ok(_) => {
+                this.attempt.take().map(Ongoing::complete);
+            }
+        }
+        Poll::Ready(frame.transpose())
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
