@@ -1,6 +1,8 @@
 #![doc = include_str!("../../../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "blocking")]
+pub mod blocking;
 mod body;
 #[cfg(feature = "client")]
 pub mod client;

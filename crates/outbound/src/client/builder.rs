@@ -233,6 +233,7 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// [`InvalidClient`] with the first setting that makes no sense.
+    #[track_caller]
     pub fn build(mut self) -> Result<Client, InvalidClient> {
         if let Some(invalid) = self.invalid {
             return Err(invalid);
