@@ -39,7 +39,7 @@ use crate::{
     client::{Client as AsyncClient, ClientBuilder, InvalidClient, ResponseBody},
 };
 
-/// A client whose calls block: [`ClientBuilder::build_blocking`]. Its requests are made with [`ClientExt`](crate::ClientExt) too.
+/// A client whose calls block: [`ClientBuilder::build_blocking`]. Its requests are made with [`ClientExt`] too.
 #[derive(Clone, Debug)]
 pub struct Client {
     client: AsyncClient,
