@@ -7,7 +7,6 @@
 //! the worker. Exits with 1 if in any second of the second run no probe was answered.
 
 use std::{
-    net::SocketAddr,
     process::ExitCode,
     sync::{
         Arc,
@@ -24,7 +23,7 @@ use axum::{
 use bytes::Bytes;
 use clap::Parser;
 use outbound::{BoxError, Client, ClientExt, ResponseExt};
-use outbound_examples::{entities::Entity, server};
+use outbound_examples::{entities::Entity, server::Server};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 #[derive(Debug, Parser)]
@@ -59,8 +58,8 @@ struct Run {
 fn main() -> Result<ExitCode, BoxError> {
     let options = Options::parse();
     let store = upstream(options.entities);
-    let before = run(&options, service(Json::OnTheWorker, store));
-    let after = run(&options, service(Json::OffTheWorker, store));
+    let before = run(&options, &service(Json::OnTheWorker, &store));
+    let after = run(&options, &service(Json::OffTheWorker, &store));
 
     println!("probes answered, of 100 a second, while {} callers want reports", options.callers);
     println!("{:>20} {:>16} {:>16}", "", "on the worker", "off the worker");
@@ -75,7 +74,7 @@ fn main() -> Result<ExitCode, BoxError> {
 }
 
 /// Where the document comes from, and where it goes.
-fn upstream(entities: usize) -> SocketAddr {
+fn upstream(entities: usize) -> Server {
     let document = serde_json::to_vec(&Entity::some(entities)).expect("entities are JSON");
     let document = Bytes::from(document);
     println!("the document: {} entities, {} bytes", entities, document.len());
@@ -83,17 +82,17 @@ fn upstream(entities: usize) -> SocketAddr {
         .route("/entities", get(async move || document))
         .route("/reports", post(async |_: Bytes| "stored"))
         .layer(DefaultBodyLimit::disable());
-    server::start(1, router)
+    Server::start(1, router)
 }
 
 /// The service under test.
-fn service(json: Json, store: SocketAddr) -> SocketAddr {
-    let client = Client::builder().base_url(format!("http://{store}")).build().expect("valid settings");
+fn service(json: Json, store: &Server) -> Server {
+    let client = Client::builder().base_url(store.url()).build().expect("valid settings");
     let report = async move || match report(json, &client).await {
         Ok(entities) => format!("{entities} entities"),
         Err(error) => format!("failed: {error}"),
     };
-    server::start(1, Router::new().route("/live", get(async || "yes")).route("/report", get(report)))
+    Server::start(1, Router::new().route("/live", get(async || "yes")).route("/report", get(report)))
 }
 
 /// Fetches the entities, adds to each, and sends them on.
@@ -120,10 +119,10 @@ fn scored(mut entities: Vec<Entity>) -> Vec<Entity> {
 }
 
 /// Callers and a probe, from outside.
-fn run(options: &Options, service: SocketAddr) -> Run {
+fn run(options: &Options, service: &Server) -> Run {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     runtime.expect("a runtime").block_on(async {
-        let client = Client::builder().base_url(format!("http://{service}")).max_attempts(1);
+        let client = Client::builder().base_url(service.url()).max_attempts(1);
         let client = client.build().expect("valid settings");
         let reports = Arc::new(AtomicUsize::new(0));
         for _ in 0..options.callers {
