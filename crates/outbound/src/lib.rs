@@ -3,7 +3,11 @@
 
 #[cfg(feature = "axum")]
 pub mod axum;
+#[cfg(feature = "blocking")]
+pub mod blocking;
 mod body;
+#[cfg(feature = "client")]
+pub mod client;
 mod ext;
 #[cfg(feature = "json")]
 mod json;
@@ -15,6 +19,8 @@ mod response;
 pub mod telemetry;
 
 pub use body::Body;
+#[cfg(feature = "client")]
+pub use client::Client;
 pub use ext::ServiceBuilderExt;
 pub use offload::{INLINE_JSON, offload};
 pub use outbound_core::*;

@@ -34,7 +34,7 @@ use crate::body::Body;
 /// # Ok(())
 /// # }
 /// ```
-pub trait ClientExt: Service<Request<Body>> + Clone {
+pub trait ClientExt: Clone + sealed::Sealed {
     /// A GET of `uri`.
     fn get<U>(&self, uri: U) -> RequestBuilder<Self>
     where
@@ -95,13 +95,19 @@ pub trait ClientExt: Service<Request<Body>> + Clone {
 
 impl<S> ClientExt for S where S: Service<Request<Body>> + Clone {}
 
+impl<S> sealed::Sealed for S where S: Service<Request<Body>> + Clone {}
+
+pub(crate) mod sealed {
+    pub trait Sealed {}
+}
+
 /// A call to be made: [`ClientExt`].
 ///
 /// What cannot be sent (a URI that is none, a value that does not serialize) is told by [`send`](Self::send), as
 /// [`InvalidRequest`].
 #[must_use = "nothing happens until it is sent"]
 pub struct RequestBuilder<S> {
-    service: S,
+    pub(crate) service: S,
     /// Without its content; or the first thing that is wrong with it.
     head: Result<Parts, InvalidRequest>,
     pub(crate) content: Content,
@@ -184,6 +190,13 @@ impl<S> RequestBuilder<S> {
         Self { deadline: Some(total), ..self }
     }
 
+    /// The same call, over another service.
+    #[cfg(feature = "blocking")]
+    pub(crate) fn over<T>(self, service: T) -> RequestBuilder<T> {
+        let Self { head, content, deadline, .. } = self;
+        RequestBuilder { service, head, content, deadline }
+    }
+
     /// Makes the request as it would be sent, but for the encoding of a large document.
     fn into_parts(self, site: CallSite) -> Result<(S, Parts, Content), InvalidRequest> {
         let mut head = self.head?;
@@ -216,6 +229,7 @@ impl<S: Service<Request<Body>, Error: Into<BoxError>>> RequestBuilder<S> {
         let parts = self.into_parts(CallSite::here());
         async move {
             let (mut service, head, content) = parts?;
+            #[cfg_attr(not(feature = "json"), expect(clippy::infallible_destructuring_match))]
             let body = match content {
                 Content::Body(body) => body,
                 #[cfg(feature = "json")]

@@ -1,0 +1,223 @@
+//! The [`Client`](crate::Client) for programs without a runtime.
+//!
+//! ```no_run
+//! use outbound::{Client, ClientExt};
+//!
+//! # fn call() -> Result<(), outbound::BoxError> {
+//! let client = Client::builder().base_url("https://api.example.com").build_blocking()?;
+//! let items: Vec<String> = client.get("/items").send()?.error_for_status()?.json()?;
+//! # drop(items);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Same builder, same settings, same stack: it runs on a thread of its own, which drives all connections, and a call blocks the
+//! thread that makes it. Any number of threads may share a client.
+//!
+//! - **Use it** in scripts, tests, and threads of your own.
+//! - **Do not use it** inside a Tokio runtime, `spawn_blocking` included: its calls fail there with [`InsideRuntime`], where they would have
+//!   kept a worker from everything else.
+//! - **Order:** none; it is the end of a stack.
+//! - **Holds** one thread, from [`build_blocking`](crate::client::ClientBuilder::build_blocking) until the last clone and the last response
+//!   have gone.
+//! - **Errors:** those of [`Client`](crate::Client), and [`InsideRuntime`].
+//! - **Panics:** none of its own.
+
+use std::{error::Error, fmt, io, pin::Pin, sync::Arc, thread};
+
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, StatusCode};
+use http_body_util::BodyExt;
+use outbound_core::{BoxError, InvalidRequest};
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::oneshot,
+};
+
+use crate::{
+    ClientExt, RequestBuilder, ResponseExt,
+    client::{Client as AsyncClient, ClientBuilder, InvalidClient, ResponseBody},
+};
+
+/// A client whose calls block: [`ClientBuilder::build_blocking`]. Its requests are made with [`ClientExt`] too.
+#[derive(Clone, Debug)]
+pub struct Client {
+    client: AsyncClient,
+    worker: Arc<Worker>,
+}
+
+/// A response whose methods block. It is also a reader of its body, of which it keeps no more than one frame.
+///
+/// Dropped before the end of its body, it closes its connection.
+#[derive(Debug)]
+pub struct Response {
+    response: http::Response<Pin<Box<ResponseBody>>>,
+    /// What has come of the body and was not read yet.
+    chunk: Bytes,
+    worker: Arc<Worker>,
+}
+
+/// A blocking call was made inside a Tokio runtime, of which it would have kept a worker from everything else: nothing was sent.
+///
+/// Use [`outbound::Client`](crate::Client) there, or a thread of your own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InsideRuntime;
+
+/// The thread that drives the connections. It ends with this.
+#[derive(Debug)]
+struct Worker {
+    runtime: Handle,
+    _stop: oneshot::Sender<()>,
+}
+
+impl ClientBuilder {
+    /// The client, for programs without a runtime: see [`blocking`](self).
+    ///
+    /// # Errors
+    /// As [`build`](Self::build); and if no thread can be had.
+    #[track_caller]
+    pub fn build_blocking(self) -> Result<Client, InvalidClient> {
+        let client = self.build()?;
+        let worker = Worker::start().map_err(|error| InvalidClient::new("build_blocking", error))?;
+        Ok(Client { client, worker: Arc::new(worker) })
+    }
+}
+
+// === Client ===
+
+impl Client {
+    /// The same client without blocking, to look at: its description, its pool. Its connections belong to this one's thread.
+    pub fn as_async(&self) -> &AsyncClient {
+        &self.client
+    }
+}
+
+impl ClientExt for Client {}
+
+impl crate::request::sealed::Sealed for Client {}
+
+impl RequestBuilder<Client> {
+    /// Sends it, and blocks until the head of the response is there.
+    ///
+    /// # Errors
+    /// [`InsideRuntime`], [`InvalidRequest`] if it could not be made, and what the stack says.
+    #[track_caller]
+    pub fn send(self) -> Result<Response, BoxError> {
+        let Client { client, worker } = self.service.clone();
+        let response = worker.block_on(self.over(client).send())??;
+        Ok(Response { response: response.map(Box::pin), chunk: Bytes::new(), worker })
+    }
+}
+
+// === Response ===
+
+impl Response {
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    /// Its header fields.
+    pub fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// [`ResponseExt::bytes`].
+    ///
+    /// # Errors
+    /// As there, and [`InsideRuntime`].
+    pub fn bytes(self) -> Result<Bytes, BoxError> {
+        self.worker.block_on(self.response.bytes())?
+    }
+
+    /// [`ResponseExt::bytes_within`].
+    ///
+    /// # Errors
+    /// As there, and [`InsideRuntime`].
+    pub fn bytes_within(self, limit: usize) -> Result<Bytes, BoxError> {
+        self.worker.block_on(self.response.bytes_within(limit))?
+    }
+
+    /// [`ResponseExt::text`].
+    ///
+    /// # Errors
+    /// As there, and [`InsideRuntime`].
+    pub fn text(self) -> Result<String, BoxError> {
+        self.worker.block_on(self.response.text())?
+    }
+
+    /// [`ResponseExt::json`].
+    ///
+    /// # Errors
+    /// As there, and [`InsideRuntime`].
+    #[cfg(feature = "json")]
+    pub fn json<T: serde::de::DeserializeOwned + Send + 'static>(self) -> Result<T, BoxError> {
+        self.worker.block_on(self.response.json())?
+    }
+
+    /// [`ResponseExt::error_for_status`].
+    ///
+    /// # Errors
+    /// As there, and [`InsideRuntime`].
+    pub fn error_for_status(self) -> Result<Self, BoxError> {
+        let Self { response, chunk, worker } = self;
+        let response = worker.block_on(response.error_for_status())??;
+        Ok(Self { response, chunk, worker })
+    }
+
+    /// The response as it is without blocking. Its body needs the client's thread: keep the client for as long.
+    pub fn into_inner(self) -> http::Response<Pin<Box<ResponseBody>>> {
+        self.response
+    }
+}
+
+/// Its errors are found in an [`io::Error`] by [`find`](crate::find) as anywhere else.
+impl io::Read for Response {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() && !buffer.is_empty() {
+            let frame = self.worker.block_on(self.response.body_mut().frame()).map_err(io::Error::other)?;
+            match frame.transpose().map_err(io::Error::other)?.map(http_body::Frame::into_data) {
+                None => break,
+                Some(Ok(data)) => self.chunk = data,
+                Some(Err(_trailers)) => {}
+            }
+        }
+        let length = buffer.len().min(self.chunk.len());
+        self.chunk.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
+}
+
+// === Worker ===
+
+impl Worker {
+    fn start() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        thread::Builder::new().name("outbound".to_owned()).spawn(move || {
+            let _ = runtime.block_on(stopped);
+            // Work on its blocking pool ends in its own time.
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { runtime: handle, _stop: stop })
+    }
+
+    fn block_on<F: Future>(&self, future: F) -> Result<F::Output, BoxError> {
+        if Handle::try_current().is_ok() {
+            let problem = "a blocking call inside a Tokio runtime would stop one of its workers";
+            return Err(InvalidRequest::new(problem).because(InsideRuntime).into());
+        }
+        Ok(self.runtime.block_on(future))
+    }
+}
+
+// === InsideRuntime ===
+
+impl fmt::Display for InsideRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("use outbound::Client here, or make the call on a thread of your own")
+    }
+}
+
+impl Error for InsideRuntime {}

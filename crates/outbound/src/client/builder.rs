@@ -1,0 +1,314 @@
+//! Every setting of a client.
+
+use std::{error::Error, fmt, num::NonZeroU32, time::Duration};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use http::{
+    HeaderName, HeaderValue, Uri,
+    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
+};
+use outbound_core::BoxError;
+use outbound_pool::connect::{Tcp, Tls};
+use outbound_retry::{Backoff, Budget, IdempotencyKey, RetryAfter, RetryLayer, Standard};
+use outbound_timeout::{DeadlineLayer, TimeoutLayer};
+use rustls::ClientConfig;
+use tower::util::Either;
+use tower_http::{decompression::DecompressionLayer, follow_redirect::FollowRedirectLayer};
+use tower_layer::Layer;
+
+use super::{
+    Client, Concurrency,
+    defaults::{Base, Defaults, WithDefaults},
+    describe::Description,
+    redirect::NoCredentials,
+    settings::Settings,
+};
+
+/// Every setting of a [`Client`]. What each is unless set, and why, is in the [module's docs](super).
+#[derive(Debug, Default)]
+#[must_use = "a client is there once built"]
+pub struct ClientBuilder {
+    settings: Settings,
+    defaults: Defaults,
+    backoff: Backoff,
+    budget: Budget,
+    idempotency_key: IdempotencyKey,
+    concurrency: Option<Concurrency>,
+    tls: Option<ClientConfig>,
+    /// The first setting that makes no sense.
+    invalid: Option<InvalidClient>,
+}
+
+/// A setting of a client makes no sense: nothing was built.
+#[derive(Debug)]
+pub struct InvalidClient {
+    setting: &'static str,
+    problem: BoxError,
+}
+
+// === ClientBuilder ===
+
+macro_rules! settings {
+    ($($(#[$doc:meta])* $name:ident: $kind:ty,)*) => {$(
+        $(#[$doc])*
+        pub fn $name(mut self, $name: $kind) -> Self {
+            self.settings.$name = $name;
+            self
+        }
+    )*};
+}
+
+/// # What is sent
+impl ClientBuilder {
+    /// Where a request goes whose URI is a path: the path is put behind that of `url`, so that `/items` behind
+    /// `https://api.example.com/v1` is `https://api.example.com/v1/items`. A request with an absolute URI goes there.
+    pub fn base_url<U>(mut self, url: U) -> Self
+    where
+        U: TryInto<Uri, Error: Into<BoxError>>,
+    {
+        match url.try_into().map(Base::new) {
+            Ok(Some(base)) => self.defaults.base = Some(base),
+            Ok(None) => self.refuse("base_url", "it must be absolute, without credentials and query"),
+            Err(error) => self.refuse("base_url", error),
+        }
+        self
+    }
+
+    /// A header field of each request that has none of that name. `Authorization`, `Cookie` and `Proxy-Authorization` are marked
+    /// sensitive, as a [`secret_header`](Self::secret_header) is.
+    pub fn default_header<N, V>(self, name: N, value: V) -> Self
+    where
+        N: TryInto<HeaderName, Error: Into<BoxError>>,
+        V: TryInto<HeaderValue, Error: Into<BoxError>>,
+    {
+        self.with_header(name, value, false)
+    }
+
+    /// Likewise, and it is marked sensitive: it is not logged, does not cross to another origin by a redirect, and is not compressed into
+    /// HTTP/2's shared tables. With a [`base_url`](Self::base_url), it goes to the origin of that alone.
+    pub fn secret_header<N, V>(self, name: N, value: V) -> Self
+    where
+        N: TryInto<HeaderName, Error: Into<BoxError>>,
+        V: TryInto<HeaderValue, Error: Into<BoxError>>,
+    {
+        self.with_header(name, value, true)
+    }
+
+    /// `Authorization: Bearer` with this token (RFC 6750), as a [`secret_header`](Self::secret_header).
+    pub fn bearer_auth(self, token: impl fmt::Display) -> Self {
+        self.secret_header(AUTHORIZATION, format!("Bearer {token}"))
+    }
+
+    /// `Authorization: Basic` (RFC 7617), as a [`secret_header`](Self::secret_header).
+    pub fn basic_auth(self, user: impl fmt::Display, password: impl fmt::Display) -> Self {
+        let credentials = BASE64_STANDARD.encode(format!("{user}:{password}"));
+        self.secret_header(AUTHORIZATION, format!("Basic {credentials}"))
+    }
+
+    fn with_header<N, V>(mut self, name: N, value: V, is_secret: bool) -> Self
+    where
+        N: TryInto<HeaderName, Error: Into<BoxError>>,
+        V: TryInto<HeaderValue, Error: Into<BoxError>>,
+    {
+        let setting = if is_secret { "secret_header" } else { "default_header" };
+        match (name.try_into(), value.try_into()) {
+            (Ok(name), Ok(mut value)) => {
+                let is_known = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].contains(&name);
+                value.set_sensitive(value.is_sensitive() || is_secret || is_known);
+                self.defaults.headers.insert(name, value);
+            }
+            (Err(error), _) => self.refuse(setting, error),
+            (_, Err(error)) => self.refuse(setting, error),
+        }
+        self
+    }
+}
+
+/// # Time
+///
+/// [`Duration::MAX`] is no limit. None may be zero.
+impl ClientBuilder {
+    settings! {
+        /// The whole call: redirects, retries, backoff, waiting for turns and connections, and the response body.
+        total_timeout: Duration,
+        /// From an attempt having been sent to the head of its response; interim responses (1xx) do not prolong it.
+        head_timeout: Duration,
+        /// For how long a caller may wait for the next piece of a response body. Time in which nobody waits does not count.
+        read_timeout: Duration,
+        /// For how long the server may take nothing of a request that there is something to send of.
+        write_timeout: Duration,
+        /// How long an attempt may wait for a connection, until one is being opened for it.
+        pool_timeout: Duration,
+        /// How long resolving a name may take.
+        resolve_timeout: Duration,
+        /// How long connecting may take, over all addresses of a name.
+        connect_timeout: Duration,
+        /// How long the TLS handshake may take.
+        tls_timeout: Duration,
+    }
+}
+
+/// # Connections
+impl ClientBuilder {
+    settings! {
+        /// Connections open at once, over all hosts.
+        max_connections: usize,
+        /// How long a connection may be idle until it is closed.
+        idle_timeout: Duration,
+        /// How many calls may wait for a connection, and how many for a permit where there is a
+        /// [`concurrency`](Self::concurrency); one more fails at once.
+        max_waiting: usize,
+    }
+
+    /// Connections open at once to one host.
+    pub fn max_connections_per_host(mut self, connections: usize) -> Self {
+        self.settings.max_connections_per_host = Some(connections);
+        self
+    }
+
+    /// Connections kept idle, over all hosts; 0 keeps none.
+    pub fn max_idle(mut self, connections: usize) -> Self {
+        self.settings.max_idle = Some(connections);
+        self
+    }
+
+    /// Connections kept idle to one host; 0 keeps none.
+    pub fn max_idle_per_host(mut self, connections: usize) -> Self {
+        self.settings.max_idle_per_host = Some(connections);
+        self
+    }
+
+    /// Whom to trust, and with which certificate of one's own. Which versions of HTTP are offered is not taken from it.
+    pub fn tls_config(mut self, config: ClientConfig) -> Self {
+        self.tls = Some(config);
+        self
+    }
+}
+
+/// # Retries, and how much at once
+impl ClientBuilder {
+    settings! {
+        /// Attempts of a call, the first included; 1 never retries.
+        max_attempts: u32,
+        /// The longest `Retry-After` that is waited for; with a longer one the answer is the caller's at once.
+        retry_after_cap: Duration,
+        /// How many redirects are followed. None of them takes credentials to another origin: neither `Authorization`, `Cookie` and
+        /// `Proxy-Authorization` nor any header that is marked sensitive, and nor a body. None leads from https to http. What is
+        /// not followed is the caller's, as it came.
+        redirects: usize,
+        /// Whether compressed responses are asked for, and decompressed: gzip, deflate and Brotli.
+        decompression: bool,
+    }
+
+    /// How long to wait before another attempt.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// How many attempts there may be beyond the first, over all calls.
+    pub fn retry_budget(mut self, budget: Budget) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// What an `Idempotency-Key` header means.
+    pub fn idempotency_key(mut self, key: IdempotencyKey) -> Self {
+        self.idempotency_key = key;
+        self
+    }
+
+    /// How many attempts may be under way at once, over all hosts, from their start to the end of their response body: a number, or a
+    /// [limit that is learnt](Concurrency::adaptive).
+    pub fn concurrency(mut self, concurrency: impl Into<Concurrency>) -> Self {
+        self.concurrency = Some(concurrency.into());
+        self
+    }
+}
+
+impl ClientBuilder {
+    /// The client. What of its settings contradicts itself is told by a warning, and by [`Client::describe`].
+    ///
+    /// Nothing is opened yet. It may be called outside a runtime; the client's calls may not.
+    ///
+    /// # Errors
+    /// [`InvalidClient`] with the first setting that makes no sense.
+    #[track_caller]
+    pub fn build(mut self) -> Result<Client, InvalidClient> {
+        if let Some(invalid) = self.invalid {
+            return Err(invalid);
+        }
+        self.settings.check()?;
+        let description = Description::new(&self.settings, &self.defaults, self.concurrency.as_ref());
+        for contradiction in description.contradictions() {
+            tracing::warn!("client: {contradiction}");
+        }
+        let settings = self.settings;
+        let pool = settings.pool().build(Tls::new(Tcp::new(), tls_config(self.tls.take())?));
+        let pool = pool.map_err(|error| InvalidClient::new("connections", error))?;
+
+        let timeout = TimeoutLayer::new(settings.head_timeout)
+            .read_idle(settings.read_timeout)
+            .write_idle(settings.write_timeout);
+        let limited = Concurrency::layer(self.concurrency, settings.max_waiting, timeout.layer(pool.clone()));
+        let policy = Standard::default()
+            .backoff(self.backoff)
+            .retry_after(RetryAfter::default().cap(settings.retry_after_cap))
+            .idempotency_key(self.idempotency_key);
+        let attempts = NonZeroU32::new(settings.max_attempts).expect("checked");
+        let retried = RetryLayer::new(policy).max_attempts(attempts).budget(self.budget).layer(limited);
+        let on = settings.decompression;
+        let decompressed = DecompressionLayer::new().gzip(on).deflate(on).br(on).layer(retried);
+        let redirected = if settings.redirects > 0 {
+            let policy = NoCredentials::up_to(settings.redirects);
+            Either::Left(FollowRedirectLayer::with_policy(policy).layer(decompressed))
+        } else {
+            Either::Right(decompressed)
+        };
+        let timed = DeadlineLayer::new(settings.total_timeout).layer(redirected);
+        let stack = WithDefaults::new(timed, self.defaults);
+        Ok(Client { stack, pool, description: description.into() })
+    }
+
+    /// The first is the one that is told.
+    fn refuse(&mut self, setting: &'static str, problem: impl Into<BoxError>) {
+        self.invalid.get_or_insert_with(|| InvalidClient::new(setting, problem));
+    }
+}
+
+fn tls_config(config: Option<ClientConfig>) -> Result<ClientConfig, InvalidClient> {
+    if let Some(config) = config {
+        return Ok(config);
+    }
+    #[cfg(feature = "webpki-roots")]
+    return Ok(outbound_pool::connect::webpki_roots());
+    #[cfg(all(feature = "platform-verifier", not(feature = "webpki-roots")))]
+    return outbound_pool::connect::platform_verifier().map_err(|e| InvalidClient::new("tls_config", e));
+    #[cfg(not(any(feature = "platform-verifier", feature = "webpki-roots")))]
+    Err(InvalidClient::new("tls_config", "none is built in: switch on webpki-roots, or give one"))
+}
+
+// === InvalidClient ===
+
+impl InvalidClient {
+    pub(crate) fn new(setting: &'static str, problem: impl Into<BoxError>) -> Self {
+        Self { setting, problem: problem.into() }
+    }
+
+    /// Which setting.
+    pub fn setting(&self) -> &'static str {
+        self.setting
+    }
+}
+
+impl fmt::Display for InvalidClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.setting, self.problem)
+    }
+}
+
+impl Error for InvalidClient {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.problem.source()
+    }
+}

@@ -1,0 +1,224 @@
+//! What a client is, in words, and what of it contradicts itself.
+
+use std::{fmt, time::Duration};
+
+use super::{Concurrency, defaults::Defaults, settings::Settings};
+
+/// What a [`Client`](super::Client) is: printed, its layers in their order, its worst case, and its contradictions.
+///
+/// ```
+/// use std::time::Duration;
+/// use outbound::Client;
+///
+/// let client = Client::builder().max_attempts(2).total_timeout(Duration::from_secs(10)).build()?;
+/// println!("{}", client.describe());
+/// assert_eq!(client.describe().attempts(), 2);
+/// assert_eq!(client.describe().time(), Some(Duration::from_secs(10)));
+/// // A limit of 15 seconds within one of 10.
+/// assert!(!client.describe().contradictions().is_empty());
+/// # Ok::<(), outbound::BoxError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Description {
+    layers: Vec<(&'static str, String)>,
+    attempts: u64,
+    time: Option<Duration>,
+    contradictions: Vec<Contradiction>,
+}
+
+/// Two settings of a client that do not go together: it works, but not as somebody meant it to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Contradiction {
+    /// This limit never runs out: the total does before.
+    NeverRunsOut {
+        /// Its name.
+        setting: &'static str,
+        /// Its length.
+        limit: Duration,
+        /// The total.
+        total: Duration,
+    },
+    /// If each attempt takes as long as it may, the last ones are cut short, or not made.
+    AttemptsDoNotFit {
+        /// How many are allowed.
+        attempts: u32,
+        /// The limit of each.
+        head: Duration,
+        /// The total.
+        total: Duration,
+    },
+    /// Calls hold a permit while they wait for one of fewer connections. (A permit that is held through a backoff, its like, cannot be
+    /// had here: the limit is inside the retries.)
+    MorePermitsThanConnections {
+        /// The permits.
+        concurrency: usize,
+        /// The connections that all of them share over HTTP/1.1.
+        connections: usize,
+    },
+    /// Of the connections that may be open to a host, some may not be kept: under full load they are opened anew for every call.
+    FewerIdleThanOpen {
+        /// How many are kept.
+        idle: usize,
+        /// How many may be open.
+        open: usize,
+    },
+}
+
+impl Description {
+    pub(crate) fn new(settings: &Settings, defaults: &Defaults, concurrency: Option<&Concurrency>) -> Self {
+        let redirects = u64::try_from(settings.redirects).unwrap_or(u64::MAX);
+        Self {
+            layers: layers(settings, defaults, concurrency),
+            attempts: u64::from(settings.max_attempts).saturating_mul(redirects.saturating_add(1)),
+            time: Some(settings.total_timeout).filter(|&total| total < Duration::MAX),
+            contradictions: contradictions(settings, concurrency).collect(),
+        }
+    }
+
+    /// How many requests a call sends at the worst: its attempts, and those of each redirect.
+    pub fn attempts(&self) -> u64 {
+        self.attempts
+    }
+
+    /// How long a call takes at the worst, its response body included; `None` for ever.
+    pub fn time(&self) -> Option<Duration> {
+        self.time
+    }
+
+    /// What contradicts itself.
+    pub fn contradictions(&self) -> &[Contradiction] {
+        &self.contradictions
+    }
+}
+
+fn layers(
+    settings: &Settings,
+    defaults: &Defaults,
+    concurrency: Option<&Concurrency>,
+) -> Vec<(&'static str, String)> {
+    let s = settings;
+    let base = defaults.base.as_ref().map_or("no base URL".to_owned(), |base| format!("base URL {base}"));
+    let secret = defaults.headers.values().filter(|value| value.is_sensitive()).count();
+    let idle = s.max_idle_per_host.unwrap_or(s.per_host().min(s.max_idle.unwrap_or(usize::MAX)));
+    vec![
+        ("defaults", format!("{base}, {} header fields, {secret} of them secret", defaults.headers.len())),
+        ("deadline", format!("{} for the whole call, its response body included", Time(s.total_timeout))),
+        (
+            "redirects",
+            match s.redirects {
+                0 => "not followed".to_owned(),
+                most => format!("up to {most}, without credentials to another origin"),
+            },
+        ),
+        ("decompression", if s.decompression { "gzip, deflate, br" } else { "off" }.to_owned()),
+        (
+            "retry",
+            format!("up to {} attempts, Retry-After up to {}", s.max_attempts, Time(s.retry_after_cap)),
+        ),
+        (
+            "limit",
+            match concurrency {
+                None => "none but the pool's".to_owned(),
+                Some(concurrency) => format!("{concurrency:?} at once, {} may wait", s.max_waiting),
+            },
+        ),
+        (
+            "timeout",
+            format!(
+                "head {}, read {}, write {}, for each attempt",
+                Time(s.head_timeout),
+                Time(s.read_timeout),
+                Time(s.write_timeout)
+            ),
+        ),
+        (
+            "pool",
+            format!(
+                "{} connections, {} to a host, {idle} of them kept for {}; acquire {}, resolve {}, connect {}, TLS {}",
+                s.max_connections,
+                s.per_host(),
+                Time(s.idle_timeout),
+                Time(s.pool_timeout),
+                Time(s.resolve_timeout),
+                Time(s.connect_timeout),
+                Time(s.tls_timeout)
+            ),
+        ),
+    ]
+}
+
+fn contradictions<'a>(
+    settings: &'a Settings,
+    concurrency: Option<&Concurrency>,
+) -> impl Iterator<Item = Contradiction> + use<'a> {
+    let Settings { total_timeout: total, head_timeout: head, max_attempts: attempts, .. } = *settings;
+    let (connections, open) = (settings.max_connections, settings.per_host());
+    let timeouts =
+        settings.timeouts().into_iter().skip(1).chain([("retry_after_cap", settings.retry_after_cap)]);
+    let never = timeouts
+        .filter(move |&(_, limit)| total <= limit && limit < Duration::MAX)
+        .map(move |(setting, limit)| Contradiction::NeverRunsOut { setting, limit, total });
+    let unfit = (head < total && head.saturating_mul(attempts) > total)
+        .then_some(Contradiction::AttemptsDoNotFit { attempts, head, total });
+    let permits = concurrency.and_then(Concurrency::fixed).filter(|&permits| permits > connections);
+    let permits =
+        permits.map(|concurrency| Contradiction::MorePermitsThanConnections { concurrency, connections });
+    let idle = settings.max_idle_per_host.filter(|&idle| 0 < idle && idle < open);
+    let idle = idle.map(|idle| Contradiction::FewerIdleThanOpen { idle, open });
+    never.chain(unfit).chain(permits).chain(idle)
+}
+
+impl fmt::Display for Description {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (layer, does) in &self.layers {
+            writeln!(f, "{layer:14} {does}")?;
+        }
+        write!(f, "{:14} {} requests, ", "worst case", self.attempts)?;
+        match self.time {
+            Some(time) => write!(f, "{}", Time(time))?,
+            None => f.write_str("for ever")?,
+        }
+        for contradiction in &self.contradictions {
+            write!(f, "\n{:14} {contradiction}", "contradiction")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Contradiction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NeverRunsOut { setting, limit, total } => {
+                let (limit, total) = (Time(limit), Time(total));
+                write!(f, "{setting} ({limit}) never runs out: total_timeout ({total}) does before")
+            }
+            Self::AttemptsDoNotFit { attempts, head, total } => {
+                let (head, total) = (Time(head), Time(total));
+                write!(f, "{attempts} attempts of up to {head} do not fit into total_timeout ({total})")
+            }
+            Self::MorePermitsThanConnections { concurrency, connections } => write!(
+                f,
+                "concurrency ({concurrency}) is above max_connections ({connections}): permits are held by calls that \
+                 wait for a connection"
+            ),
+            Self::FewerIdleThanOpen { idle, open } => write!(
+                f,
+                "max_idle_per_host ({idle}) is below max_connections_per_host ({open}): under load connections are \
+                 opened anew again and again"
+            ),
+        }
+    }
+}
+
+/// As people write it.
+struct Time(Duration);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Duration::MAX => f.write_str("no limit"),
+            time => write!(f, "{time:?}"),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! How many calls of a client are under way at once.
+
+use std::fmt;
+
+use outbound_limit::{
+    AdaptiveLimit, AdaptiveLimitLayer, Algorithm, ConcurrencyLimit, ConcurrencyLimitLayer, Sample,
+};
+use tower::util::Either;
+use tower_layer::Layer;
+
+/// How many attempts may be under way at once: a number, or a limit that is learnt.
+///
+/// ```
+/// use outbound::{client::Concurrency, limit::Aimd};
+///
+/// let fixed = Concurrency::from(40);
+/// let learnt = Concurrency::adaptive(Aimd::default().limits(1, 20, 200)?);
+/// # let _ = (fixed, learnt);
+/// # Ok::<(), outbound::BoxError>(())
+/// ```
+pub struct Concurrency(Kind);
+
+enum Kind {
+    Fixed(usize),
+    Adaptive(Erased),
+}
+
+/// Any algorithm.
+pub(crate) struct Erased(Box<dyn Algorithm>);
+
+pub(crate) type Limit<S> = Either<ConcurrencyLimit<S>, AdaptiveLimit<S, Erased>>;
+
+impl Concurrency {
+    /// As many as `algorithm` finds out that the server can take.
+    pub fn adaptive(algorithm: impl Algorithm) -> Self {
+        Self(Kind::Adaptive(Erased(Box::new(algorithm))))
+    }
+
+    pub(crate) fn fixed(&self) -> Option<usize> {
+        match self.0 {
+            Kind::Fixed(limit) => Some(limit),
+            Kind::Adaptive(_) => None,
+        }
+    }
+
+    /// `max_waiting` calls may wait.
+    pub(crate) fn layer<S>(this: Option<Self>, max_waiting: usize, inner: S) -> Limit<S> {
+        match this.unwrap_or(usize::MAX.into()).0 {
+            Kind::Fixed(limit) => {
+                Either::Left(ConcurrencyLimitLayer::new(limit).max_waiting(max_waiting).layer(inner))
+            }
+            Kind::Adaptive(algorithm) => {
+                Either::Right(AdaptiveLimitLayer::new(algorithm).max_waiting(max_waiting).layer(inner))
+            }
+        }
+    }
+}
+
+impl From<usize> for Concurrency {
+    fn from(limit: usize) -> Self {
+        Self(Kind::Fixed(limit))
+    }
+}
+
+impl fmt::Debug for Concurrency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Fixed(limit) => write!(f, "{limit}"),
+            Kind::Adaptive(algorithm) => write!(f, "adaptive, from {}", algorithm.0.limit()),
+        }
+    }
+}
+
+impl Algorithm for Erased {
+    fn limit(&self) -> usize {
+        self.0.limit()
+    }
+
+    fn update(&mut self, sample: &Sample) {
+        self.0.update(sample);
+    }
+}

@@ -1,0 +1,237 @@
+//! The client that everybody writes by hand, as one builder over the pieces.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use outbound::{Client, ClientExt, ResponseExt};
+//!
+//! # async fn call() -> Result<(), outbound::BoxError> {
+//! let client = Client::builder()
+//!     .base_url("https://api.example.com/v1")
+//!     .bearer_auth("the token")
+//!     .total_timeout(Duration::from_secs(20))
+//!     .build()?;
+//! println!("{}", client.describe());
+//!
+//! let items: Vec<String> = client.get("/items").query(&[("page", 1)]).send().await?
+//!     .error_for_status().await?
+//!     .json().await?;
+//! # drop(items);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Client`] has no logic of its own. It is this stack, outermost first, and each line of it works alone:
+//!
+//! | layer | what it is |
+//! |---|---|
+//! | defaults | base URL, header fields |
+//! | [`DeadlineLayer`](outbound_timeout::DeadlineLayer) | one budget of time for the call, its redirects, retries and response body included |
+//! | `tower_http::follow_redirect` | if switched on, with a policy that lets no credentials cross origins |
+//! | `tower_http::decompression` | gzip, deflate and Brotli |
+//! | [`RetryLayer`](outbound_retry::RetryLayer) | what is safe to send again, within a budget |
+//! | [`ConcurrencyLimitLayer`](outbound_limit::ConcurrencyLimitLayer) or [`AdaptiveLimitLayer`](outbound_limit::AdaptiveLimitLayer) | if set, a permit per attempt until its body has ended; inside retry, so that a call asleep in backoff holds none |
+//! | [`TimeoutLayer`](outbound_timeout::TimeoutLayer) | head, read and write of one attempt |
+//! | [`Pool`] | connections, over TCP and rustls |
+//!
+//! # Every setting, its default, and why
+//!
+//! | setting | default | why |
+//! |---|---|---|
+//! | `base_url` | none | |
+//! | `default_header`, `secret_header`, `bearer_auth`, `basic_auth` | none | what is not asked for is not sent |
+//! | `total_timeout` | 60 s | what gateways and balancers in front of callers commonly allow: nobody waits longer |
+//! | `head_timeout` | 15 s | three attempts of it, and the backoff between them, fit into the total |
+//! | `read_timeout` | 15 s | a body that stands still for as long as a head may take is no better |
+//! | `write_timeout` | 15 s | likewise for a server that takes nothing |
+//! | `pool_timeout` | 10 s | a wait for a connection that leaves time to use it |
+//! | `resolve_timeout` | 5 s | one try of the usual resolver |
+//! | `connect_timeout` | 5 s | two SYN retransmissions (1 + 2 s): the third comes too late for a retry elsewhere |
+//! | `tls_timeout` | 5 s | a handshake is two round trips and a signature |
+//! | `max_connections` | 512 | half of the 1,024 descriptors that a process is commonly given |
+//! | `max_connections_per_host` | 128 | no origin takes all |
+//! | `max_idle`, `max_idle_per_host` | as many as may be open | idle connections are cheap beside the handshakes they save |
+//! | `idle_timeout` | 50 s | below the 60 s after which common balancers drop an idle connection |
+//! | `max_attempts` | 3 | a fourth rarely succeeds where three did not, and makes an outage worse |
+//! | `backoff` | 100 ms, doubling up to 10 s, full jitter | the least load on a server that is coming back |
+//! | `retry_after_cap` | 20 s | one such wait and two attempts fit into the total; for a longer one the answer is the caller's at once |
+//! | `retry_budget` | 20 % of the calls, and 10 a second | a dependency that is down is not sent three times its traffic |
+//! | `idempotency_key` | ignored | not every server knows the header |
+//! | `concurrency` | none | the pool bounds the connections, and over HTTP/1.1 that is the calls under way |
+//! | `max_waiting` | 4,096 | a queue is finite |
+//! | `redirects` | 0: none is followed | an API that redirects is news to its caller, and following is how credentials leak |
+//! | `decompression` | on | text is a tenth of its size on the wire |
+//! | `tls_config` | Mozilla's roots, compiled in; without that feature the operating system's | the same everywhere |
+//!
+//! # Growing out of it
+//! `Client` is a `tower::Service` like any other: [`layer`](Client::layer) puts a layer around it, and every method of
+//! [`ClientExt`](crate::ClientExt) works on the result. To put one further inside, spell the stack out; it is the
+//! one in the [crate's docs](crate).
+
+mod builder;
+mod defaults;
+mod describe;
+mod limit;
+mod redirect;
+mod settings;
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use outbound_core::{BoxError, OnEnd};
+use outbound_pool::{
+    Pool,
+    connect::{Tcp, Tls},
+};
+use outbound_retry::Retry;
+use outbound_timeout::{Timeout, TimeoutBody, WithDeadline};
+use pin_project_lite::pin_project;
+use tower::util::Either;
+use tower_http::{
+    decompression::{Decompression, DecompressionBody},
+    follow_redirect::FollowRedirect,
+};
+use tower_layer::Layer;
+use tower_service::Service;
+
+pub use self::{
+    builder::{ClientBuilder, InvalidClient},
+    describe::{Contradiction, Description},
+    limit::Concurrency,
+};
+use self::{defaults::WithDefaults, limit::Limit, redirect::NoCredentials};
+use crate::Body;
+
+/// A client: a preset stack over a pool. See the [module](self) for all its settings and their defaults.
+///
+/// Clones share everything. Requests are made with [`ClientExt`](crate::ClientExt), or are any [`Request<Body>`](Body).
+#[derive(Clone)]
+pub struct Client {
+    stack: Stack,
+    pool: Pool<Connector>,
+    description: Arc<Description>,
+}
+
+/// What opens the connections of a [`Client`].
+pub type Connector = Tls<Tcp>;
+
+type Attempted = Limit<Timeout<Pool<Connector>>>;
+type Decompressed = Decompression<Retry<Attempted>>;
+type Redirected = Either<FollowRedirect<Decompressed, NoCredentials>, Decompressed>;
+type Stack = WithDefaults<WithDeadline<Redirected>>;
+type Called = <Stack as Service<Request<Body>>>::Future;
+type InnerBody =
+    TimeoutBody<DecompressionBody<OnEnd<TimeoutBody<outbound_pool::Body>, outbound_limit::Release>>>;
+
+pin_project! {
+    /// The response of a [`Client`] to come. Dropping it gives up whatever is being done.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture {
+        #[pin]
+        call: Called,
+    }
+}
+
+pin_project! {
+    /// The body of a [`Client`]'s response: read it with [`ResponseExt`](crate::ResponseExt), or frame by frame.
+    ///
+    /// It holds its connection and its permit until it has ended. Dropped before, it closes its connection.
+    pub struct ResponseBody {
+        #[pin]
+        body: InnerBody,
+    }
+}
+
+// === Client ===
+
+impl Client {
+    /// All settings at their defaults.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// What this client is: its layers in their order, its worst case, and what of its settings contradicts itself.
+    pub fn describe(&self) -> &Description {
+        &self.description
+    }
+
+    /// The pool inside: its statistics, say.
+    pub fn pool(&self) -> &Pool<Connector> {
+        &self.pool
+    }
+
+    /// This client inside `layer`: the same as `layer.layer(client)`, at the end of a chain.
+    pub fn layer<L: Layer<Self>>(self, layer: L) -> L::Service {
+        layer.layer(self)
+    }
+}
+
+impl Service<Request<Body>> for Client {
+    type Response = Response<ResponseBody>;
+    type Error = BoxError;
+    type Future = ResponseFuture;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.stack.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        ResponseFuture { call: self.stack.call(request) }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
+// === ResponseFuture ===
+
+impl Future for ResponseFuture {
+    type Output = Result<Response<ResponseBody>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().call.poll(cx).map_ok(|response| response.map(|body| ResponseBody { body }))
+    }
+}
+
+impl fmt::Debug for ResponseFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+// === ResponseBody ===
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,106 @@
+//! The settings that are numbers.
+
+use std::time::Duration;
+
+use outbound_pool::{Builder, Pool};
+
+use super::builder::InvalidClient;
+
+/// What each is for is told by the setter of its name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) total_timeout: Duration,
+    pub(crate) head_timeout: Duration,
+    pub(crate) read_timeout: Duration,
+    pub(crate) write_timeout: Duration,
+    pub(crate) pool_timeout: Duration,
+    pub(crate) resolve_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) tls_timeout: Duration,
+    pub(crate) max_connections: usize,
+    pub(crate) max_connections_per_host: Option<usize>,
+    pub(crate) max_idle: Option<usize>,
+    pub(crate) max_idle_per_host: Option<usize>,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) max_waiting: usize,
+    pub(crate) max_attempts: u32,
+    pub(crate) retry_after_cap: Duration,
+    pub(crate) redirects: usize,
+    pub(crate) decompression: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            total_timeout: seconds(60),
+            head_timeout: seconds(15),
+            read_timeout: seconds(15),
+            write_timeout: seconds(15),
+            pool_timeout: seconds(10),
+            resolve_timeout: seconds(5),
+            connect_timeout: seconds(5),
+            tls_timeout: seconds(5),
+            max_connections: 512,
+            max_connections_per_host: None,
+            max_idle: None,
+            max_idle_per_host: None,
+            idle_timeout: seconds(50),
+            max_waiting: 4_096,
+            max_attempts: 3,
+            retry_after_cap: seconds(20),
+            redirects: 0,
+            decompression: true,
+        }
+    }
+}
+
+impl Settings {
+    /// The limits of time, by name.
+    pub(crate) fn timeouts(&self) -> [(&'static str, Duration); 8] {
+        [
+            ("total_timeout", self.total_timeout),
+            ("head_timeout", self.head_timeout),
+            ("read_timeout", self.read_timeout),
+            ("write_timeout", self.write_timeout),
+            ("pool_timeout", self.pool_timeout),
+            ("resolve_timeout", self.resolve_timeout),
+            ("connect_timeout", self.connect_timeout),
+            ("tls_timeout", self.tls_timeout),
+        ]
+    }
+
+    pub(crate) fn per_host(&self) -> usize {
+        self.max_connections_per_host.unwrap_or(128.min(self.max_connections))
+    }
+
+    /// What the pool does not check itself.
+    pub(crate) fn check(&self) -> Result<(), InvalidClient> {
+        if let Some((name, _)) = self.timeouts().into_iter().find(|(_, timeout)| timeout.is_zero()) {
+            return Err(InvalidClient::new(name, "it is zero: no call could pass"));
+        }
+        if self.max_attempts == 0 {
+            return Err(InvalidClient::new("max_attempts", "it is zero: no call could pass"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn pool(&self) -> Builder {
+        let mut pool = Pool::builder()
+            .max_connections(self.max_connections)
+            .max_connections_per_host(self.per_host())
+            .idle_timeout(self.idle_timeout)
+            .max_waiting(self.max_waiting)
+            .acquire_timeout(self.pool_timeout)
+            .resolve_timeout(self.resolve_timeout)
+            .connect_timeout(self.connect_timeout)
+            .tls_timeout(self.tls_timeout);
+        if let Some(idle) = self.max_idle {
+            pool = pool.max_idle(idle);
+        }
+        if let Some(idle) = self.max_idle_per_host {
+            pool = pool.max_idle_per_host(idle);
+        }
+        pool
+    }
+}

@@ -1,0 +1,101 @@
+//! The blocking client: the same client, without a runtime, and never inside one.
+
+use std::{io::Read, thread, time::Duration};
+
+use outbound::{
+    Body, BoxError, Client, ClientExt, Elapsed, Failure, Kind, StatusError,
+    blocking::{self, InsideRuntime},
+    find,
+    retry::{Backoff, Jitter},
+};
+use outbound_testkit::{Answer, Hostile, Script, Upstream};
+
+fn client() -> blocking::Client {
+    let wait = Duration::from_millis(1);
+    let soon = Backoff::new(wait, wait).unwrap().jitter(Jitter::None);
+    Client::builder().max_connections(4).backoff(soon).build_blocking().unwrap()
+}
+
+fn upstream(script: Script) -> Upstream {
+    Hostile::new(script).own_thread().start()
+}
+
+fn serving(answer: Answer) -> Upstream {
+    upstream(Script::new().forever(Script::new().exchange(answer)))
+}
+
+#[test]
+fn calls_retries_and_bodies_work_without_a_runtime() -> Result<(), BoxError> {
+    let busy = Script::new().exchange(Answer::new(503, "busy"));
+    let upstream = upstream(busy.forever(Script::new().exchange(Answer::new(200, "[1, 2, 3]"))));
+    let client = client();
+    let put = || client.put(upstream.uri("/")).json(&"x");
+    assert_eq!(put().send()?.json::<Vec<u32>>()?, [1, 2, 3]);
+    assert_eq!(upstream.sightings().requests.len(), 2, "the first was answered 503");
+    assert_eq!(put().send()?.text()?, "[1, 2, 3]");
+    assert_eq!(put().send()?.bytes()?, "[1, 2, 3]");
+    assert!(put().send()?.bytes_within(4).is_err());
+    let mut read = String::new();
+    put().body(Body::blocking_reader(&b"from a reader"[..])).send()?.read_to_string(&mut read)?;
+    assert_eq!(read, "[1, 2, 3]");
+    assert_eq!(upstream.sightings().requests.pop().unwrap().body, b"from a reader");
+    let large = vec!["x"; 100_000];
+    client.post(upstream.uri("/")).json_owned(large.clone()).send()?;
+    assert_eq!(upstream.sightings().requests.pop().unwrap().body, serde_json::to_vec(&large)?);
+    Ok(())
+}
+
+#[test]
+fn errors_are_the_same() {
+    let missing = serving(Answer::new(404, "no such thing"));
+    let error = client().get(missing.uri("/")).send().unwrap().error_for_status().unwrap_err();
+    assert_eq!(find::<StatusError>(&*error).unwrap().body(), "no such thing");
+
+    let cut = serving(Answer::new(200, "0123456789").cut_body(5));
+    let mut response = client().get(cut.uri("/")).deadline(Duration::from_millis(200)).send().unwrap();
+    let mut read = Vec::new();
+    let error = response.read_to_end(&mut read).unwrap_err();
+    assert!(find::<Elapsed>(&error).is_some(), "{error}");
+    assert_eq!(read, b"01234");
+}
+
+#[test]
+fn threads_share_it_and_its_connections_go_with_it() {
+    let upstream = serving(Answer::new(200, "hello"));
+    let client = client();
+    let callers: Vec<_> = (0..8)
+        .map(|_| {
+            let (client, uri) = (client.clone(), upstream.uri("/"));
+            thread::spawn(move || (0..10).for_each(|_| drop(client.get(uri.clone()).send().unwrap().text())))
+        })
+        .collect();
+    callers.into_iter().for_each(|caller| caller.join().unwrap());
+    assert_eq!(upstream.sightings().requests.len(), 80);
+    assert!(upstream.max_open() <= 4);
+    let last = client.get(upstream.uri("/")).send().unwrap();
+    drop(client);
+    assert_eq!(last.text().unwrap(), "hello", "a response outlives its client");
+    upstream.until_blocking("all to be closed", |seen| seen.open == 0);
+}
+
+#[tokio::test]
+async fn inside_a_runtime_it_says_so_and_sends_nothing() {
+    let upstream = serving(Answer::new(200, "hello"));
+    let (client, uri) = (client(), upstream.uri("/"));
+    let error = client.get(uri.clone()).send().unwrap_err();
+    assert!(find::<InsideRuntime>(&*error).is_some());
+    assert_eq!(Failure::of(&*error).kind(), Kind::Invalid);
+    assert_eq!(
+        error.to_string(),
+        "the request cannot be sent: a blocking call inside a Tokio runtime would stop one of its workers"
+    );
+    assert!(upstream.sightings().requests.is_empty());
+
+    // A thread of one's own is outside, and a response may come in.
+    let response = thread::spawn(move || client.get(uri).send().unwrap()).join().unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(
+        find::<InsideRuntime>(&*response.text().unwrap_err()).is_some(),
+        "its body is not read here either"
+    );
+}

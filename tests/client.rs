@@ -1,0 +1,544 @@
+//! Every setting of the preset `Client` does what it says, as the server sees it.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use http::{HeaderMap, Method, StatusCode, header::AUTHORIZATION};
+use outbound::{
+    Body, BoxError, Client, ClientExt, Elapsed, Failure, Kind, Overloaded, Phase, ResponseExt,
+    client::{ClientBuilder, Concurrency, Contradiction},
+    find,
+    limit::Aimd,
+    retry::{Backoff, Budget, IdempotencyKey, Jitter, Ratio},
+};
+use outbound_testkit::{Answer, BlackHole, Certificate, Gate, Hostile, Script, Upstream};
+use tokio::time::Instant;
+
+type Row = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
+
+macro_rules! rows {
+    ($($name:ident)*) => { &[$((stringify!($name), || Box::pin($name()))),*] };
+}
+
+const SETTINGS: &[Row] = rows! {
+    base_url default_header secret_header bearer_auth basic_auth
+    total_timeout head_timeout read_timeout write_timeout pool_timeout resolve_timeout connect_timeout tls_timeout
+    max_connections max_connections_per_host max_idle max_idle_per_host idle_timeout max_waiting tls_config
+    max_attempts backoff retry_after_cap retry_budget idempotency_key concurrency redirects decompression
+};
+
+/// The runtime's clock is paused: it jumps to the next timer when there is nothing else to do. So durations are exact.
+#[test]
+fn every_setting_does_what_it_says() {
+    for (name, observe) in SETTINGS {
+        println!("{name}");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.unwrap().block_on(observe());
+    }
+}
+
+/// A setting without a row is not tested, and one without a line in the docs has no stated default.
+#[test]
+fn no_setting_is_forgotten() {
+    let source = include_str!("../crates/outbound/src/client/builder.rs");
+    let setters = source.lines().filter_map(|line| {
+        let line = line.trim_start();
+        let plain = line.strip_prefix("pub fn ").and_then(|rest| rest.split(['(', '<']).next());
+        // Inside `settings!`: `name: Type,`, with nothing else on the line.
+        let listed = || {
+            let (name, kind) = line.strip_suffix(',')?.split_once(": ")?;
+            let is_setter = ["Duration", "usize", "u32", "bool"].contains(&kind) && !name.contains(' ');
+            is_setter.then_some(name)
+        };
+        plain.or_else(listed)
+    });
+    let docs = include_str!("../crates/outbound/src/client/mod.rs");
+    let mut found = 0;
+    for setter in setters.filter(|setter| !["$name", "build", "setting"].contains(setter)) {
+        assert!(SETTINGS.iter().any(|(name, _)| *name == setter), "{setter} has no row");
+        assert!(docs.contains(&format!("`{setter}`")), "{setter} has no line in the table of defaults");
+        found += 1;
+    }
+    assert_eq!(found, SETTINGS.len());
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Serves this to every request of every connection.
+fn upstream(answer: Answer) -> Upstream {
+    Hostile::new(Script::new().forever(Script::new().exchange(answer))).start()
+}
+
+fn hello() -> Upstream {
+    upstream(Answer::new(200, "hello"))
+}
+
+fn builder() -> ClientBuilder {
+    Client::builder()
+}
+
+/// Makes one call, and reads its response.
+async fn call(client: &Client, upstream: &Upstream) -> Result<(StatusCode, String), BoxError> {
+    let response = client.get(upstream.uri("/")).send().await?;
+    Ok((response.status(), response.text().await?))
+}
+
+/// The headers of the last request.
+async fn seen(client: &Client, upstream: &Upstream) -> HeaderMap {
+    call(client, upstream).await.unwrap();
+    upstream.sightings().requests.pop().unwrap().headers
+}
+
+/// The name and the phase of the limit that ran out, and after how long.
+async fn elapsed(client: Client, upstream: &Upstream) -> (&'static str, Option<Phase>, Duration) {
+    let begun = Instant::now();
+    let error = call(&client, upstream).await.unwrap_err();
+    let name = find::<Elapsed>(&*error).unwrap_or_else(|| panic!("{error}")).name();
+    (name, Failure::of(&*error).phase(), begun.elapsed())
+}
+
+// === what is sent ===
+
+async fn base_url() {
+    let upstream = hello();
+    for (base, path, target) in [
+        ("", "/items?page=1", "/items?page=1"),
+        ("/", "/items", "/items"),
+        ("/v1", "/items", "/v1/items"),
+        ("/v1/", "/items?page=1", "/v1/items?page=1"),
+    ] {
+        let client = builder().base_url(format!("http://{}{base}", upstream.addr())).build().unwrap();
+        client.get(path).send().await.unwrap();
+        assert_eq!(upstream.sightings().requests.pop().unwrap().target, target, "{base} and {path}");
+    }
+    let client = builder().base_url("http://nobody.invalid/v1").build().unwrap();
+    client.get(upstream.uri("/absolute")).send().await.unwrap();
+    assert_eq!(upstream.sightings().requests.pop().unwrap().target, "/absolute");
+    let error = client.get("items").send().await.unwrap_err();
+    assert_eq!(Failure::of(&*error).kind(), Kind::Invalid, "{error}");
+}
+
+async fn default_header() {
+    let upstream = hello();
+    let client = builder().default_header("x-a", "default").default_header("x-b", "default").build().unwrap();
+    client.get(upstream.uri("/")).header("x-b", "own").send().await.unwrap();
+    let headers = upstream.sightings().requests.pop().unwrap().headers;
+    assert_eq!((&headers["x-a"], &headers["x-b"]), (&"default".parse().unwrap(), &"own".parse().unwrap()));
+}
+
+async fn secret_header() {
+    let (home, abroad) = (hello(), hello());
+    let client = builder().secret_header("x-key", "secret").default_header("x-plain", "x");
+    let client = client.base_url(home.uri("/")).build().unwrap();
+    assert!(seen(&client, &home).await.contains_key("x-key"));
+    let headers = seen(&client, &abroad).await;
+    assert!(headers.contains_key("x-plain") && !headers.contains_key("x-key"), "{headers:?}");
+    let everywhere = builder().secret_header("x-key", "secret").build().unwrap();
+    assert!(seen(&everywhere, &abroad).await.contains_key("x-key"));
+    assert!(!format!("{:?}", builder().secret_header("x-key", "hush")).contains("hush"));
+}
+
+async fn bearer_auth() {
+    let client = builder().bearer_auth("token").build().unwrap();
+    assert_eq!(seen(&client, &hello()).await[AUTHORIZATION], "Bearer token");
+}
+
+async fn basic_auth() {
+    let client = builder().basic_auth("Aladdin", "open sesame").build().unwrap();
+    assert_eq!(seen(&client, &hello()).await[AUTHORIZATION], "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+}
+
+// === time ===
+
+async fn total_timeout() {
+    // Each piece comes in time, the whole never.
+    let drip = Answer::new(200, "x".repeat(100)).to_bytes();
+    let script = Script::new().read_head().dribble(drip, 60, 2 * SECOND);
+    let upstream = Hostile::new(script).start();
+    let client = builder().total_timeout(3 * SECOND).build().unwrap();
+    assert_eq!(elapsed(client, &upstream).await, ("deadline", Some(Phase::Body), 3 * SECOND));
+}
+
+async fn head_timeout() {
+    let upstream = Hostile::new(Script::new().read_head().stall()).start();
+    let client = builder().head_timeout(7 * SECOND).max_attempts(1).build().unwrap();
+    assert_eq!(elapsed(client, &upstream).await, ("head", Some(Phase::Head), 7 * SECOND));
+    assert!(upstream.ended(0).await.by_peer(), "a connection that timed out is closed");
+}
+
+async fn read_timeout() {
+    let upstream =
+        Hostile::new(Script::new().exchange(Answer::new(200, "hello").cut_body(2)).stall()).start();
+    let client = builder().read_timeout(7 * SECOND).build().unwrap();
+    assert_eq!(elapsed(client, &upstream).await, ("read-idle", Some(Phase::Body), 7 * SECOND));
+}
+
+async fn write_timeout() {
+    let upstream = Hostile::new(Script::new().read_head().stall()).start();
+    let client = builder().write_timeout(7 * SECOND).max_attempts(1).build().unwrap();
+    // More than the sockets' buffers hold.
+    let upload = client.post(upstream.uri("/")).body(vec![0; 64 << 20]);
+    let error = upload.send().await.unwrap_err();
+    let elapsed = find::<Elapsed>(&*error).unwrap();
+    assert_eq!((elapsed.name(), elapsed.limit()), ("write-idle", 7 * SECOND), "{error}");
+}
+
+async fn pool_timeout() {
+    let upstream = Hostile::new(Script::new().read_head().stall()).start();
+    let client = builder().pool_timeout(3 * SECOND).max_connections(1).max_attempts(1).build().unwrap();
+    let holds = tokio::spawn(client.get(upstream.uri("/")).send());
+    upstream.heads(1).await;
+    assert_eq!(elapsed(client, &upstream).await, ("acquire", Some(Phase::Acquire), 3 * SECOND));
+    assert_eq!(upstream.sightings().connections.len(), 1);
+    holds.abort();
+}
+
+/// The system's resolver cannot be made slow: that the setting reaches the pool, whose own tests go on from there, is all that is
+/// to be seen.
+async fn resolve_timeout() {
+    let client = builder().resolve_timeout(7 * SECOND).build().unwrap();
+    let pool = format!("{:?}", client.pool());
+    assert!(pool.contains("resolve: 7s"), "{pool}");
+}
+
+async fn connect_timeout() {
+    let nobody = BlackHole::new();
+    let client = builder().connect_timeout(3 * SECOND).max_attempts(1).build().unwrap();
+    let begun = Instant::now();
+    let error = client.get(format!("http://{}/", nobody.addr())).send().await.unwrap_err();
+    let failure = Failure::of(&*error);
+    assert_eq!((failure.kind(), failure.phase()), (Kind::Timeout, Some(Phase::Connect)), "{error}");
+    assert_eq!(begun.elapsed(), 3 * SECOND);
+}
+
+async fn tls_timeout() {
+    let upstream = Hostile::new(Script::new().stall()).start();
+    let client = builder().tls_timeout(3 * SECOND).max_attempts(1).build().unwrap();
+    let begun = Instant::now();
+    let error = client.get(format!("https://{}/", upstream.addr())).send().await.unwrap_err();
+    let failure = Failure::of(&*error);
+    assert_eq!((failure.kind(), failure.phase()), (Kind::Timeout, Some(Phase::Tls)), "{error}");
+    assert_eq!(begun.elapsed(), 3 * SECOND);
+}
+
+// === connections ===
+
+/// How many connections each of two servers sees of four calls to each at once, and both of them together.
+async fn load(client: ClientBuilder) -> ([usize; 2], usize) {
+    let client = client.build().unwrap();
+    let gate = Gate::new("answer");
+    let script = Script::new().forever(Script::new().read_head().wait(&gate).answer(200, "hello"));
+    let servers = [(); 2].map(|()| Arc::new(Hostile::new(script.clone()).start()));
+    let calls: Vec<_> = (0..8)
+        .map(|n| {
+            let (client, server) = (client.clone(), servers[n % 2].clone());
+            tokio::spawn(async move { call(&client, &server).await.unwrap() })
+        })
+        .collect();
+    // Nothing more happens by itself.
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    let open = servers.each_ref().map(|server| server.open());
+    gate.open();
+    for call in calls {
+        call.await.unwrap();
+    }
+    (open, client.pool().stats().connections.idle)
+}
+
+async fn max_connections() {
+    let (open, _) = load(builder().max_connections(3)).await;
+    assert_eq!(open.iter().sum::<usize>(), 3, "{open:?}");
+}
+
+async fn max_connections_per_host() {
+    let (open, _) = load(builder().max_connections_per_host(3)).await;
+    assert_eq!(open, [3, 3]);
+}
+
+async fn max_idle() {
+    let (open, idle) = load(builder().max_idle(3)).await;
+    assert_eq!((open, idle), ([4, 4], 3));
+}
+
+async fn max_idle_per_host() {
+    let (open, idle) = load(builder().max_idle_per_host(3)).await;
+    assert_eq!((open, idle), ([4, 4], 6));
+}
+
+async fn idle_timeout() {
+    let upstream = hello();
+    let client = builder().idle_timeout(7 * SECOND).build().unwrap();
+    call(&client, &upstream).await.unwrap();
+    tokio::time::sleep(6 * SECOND).await;
+    assert_eq!(upstream.open(), 1);
+    call(&client, &upstream).await.unwrap();
+    assert_eq!(upstream.sightings().connections.len(), 1, "it was kept, and its time begins anew");
+    tokio::time::sleep(8 * SECOND).await;
+    assert!(upstream.ended(0).await.by_peer());
+}
+
+async fn max_waiting() {
+    let upstream = Hostile::new(Script::new().read_head().stall()).start();
+    for (name, one) in [("pool", builder().max_connections(1)), ("permits", builder().concurrency(1))] {
+        let client = one.max_waiting(0).max_attempts(1).build().unwrap();
+        let holds = tokio::spawn(client.get(upstream.uri("/")).send());
+        upstream.until("the head", |seen| seen.requests.iter().any(|request| request.target == "/")).await;
+        tokio::task::yield_now().await;
+        let error = client.get(upstream.uri("/second")).send().await.unwrap_err();
+        assert!(find::<Overloaded>(&*error).is_some(), "{name}: {error}");
+        holds.abort();
+    }
+}
+
+async fn tls_config() {
+    let certificate = Certificate::local();
+    let script = Script::new().forever(Script::new().exchange(Answer::new(200, "hello")));
+    let upstream = Hostile::new(script).tls(certificate.clone()).start();
+    let client = builder().tls_config(certificate.client([])).build().unwrap();
+    assert_eq!(call(&client, &upstream).await.unwrap().1, "hello");
+    let error = call(&builder().build().unwrap(), &upstream).await.unwrap_err();
+    assert_eq!(Failure::of(&*error).kind(), Kind::Certificate, "{error}");
+}
+
+// === retries, and how much at once ===
+
+/// How many requests an ever busy server sees of one call, and how long that takes.
+async fn attempts(client: ClientBuilder, method: Method, busy: Answer) -> (usize, Duration) {
+    let upstream = upstream(busy);
+    let begun = Instant::now();
+    let response = client.build().unwrap().request(method, upstream.uri("/")).send().await.unwrap();
+    assert_eq!(response.status(), 503);
+    (upstream.sightings().requests.len(), begun.elapsed())
+}
+
+fn busy() -> Answer {
+    Answer::new(503, "")
+}
+
+fn steady(wait: Duration) -> Backoff {
+    Backoff::new(wait, wait).unwrap().jitter(Jitter::None)
+}
+
+async fn max_attempts() {
+    for most in [1, 3, 5] {
+        let client = builder().max_attempts(most);
+        assert_eq!(attempts(client, Method::GET, busy()).await.0, most as usize);
+    }
+}
+
+async fn backoff() {
+    let client = builder().backoff(steady(2 * SECOND));
+    assert_eq!(attempts(client, Method::GET, busy()).await, (3, 4 * SECOND));
+}
+
+async fn retry_after_cap() {
+    let asks = || busy().header("retry-after", "5");
+    let client = || builder().max_attempts(2);
+    assert_eq!(attempts(client().retry_after_cap(5 * SECOND), Method::GET, asks()).await, (2, 5 * SECOND));
+    assert_eq!(
+        attempts(client().retry_after_cap(4 * SECOND), Method::GET, asks()).await,
+        (1, Duration::ZERO)
+    );
+}
+
+async fn retry_budget() {
+    let none = Budget::new(Ratio::default().percent(0).floor(0));
+    assert_eq!(attempts(builder().retry_budget(none), Method::GET, busy()).await.0, 1);
+}
+
+async fn idempotency_key() {
+    let client = || builder().max_attempts(2);
+    assert_eq!(attempts(client(), Method::POST, busy()).await.0, 1);
+    let client = || client().idempotency_key(IdempotencyKey::Generated);
+    assert_eq!(attempts(client(), Method::POST, busy()).await.0, 2);
+    let upstream = hello();
+    client().build().unwrap().post(upstream.uri("/")).send().await.unwrap();
+    assert!(upstream.sightings().requests[0].headers.contains_key("idempotency-key"));
+}
+
+async fn concurrency() {
+    let learnt = Concurrency::adaptive(Aimd::default().limits(1, 3, 10).unwrap());
+    for (limit, name) in [(Concurrency::from(3), "fixed"), (learnt, "adaptive")] {
+        let (open, _) = load(builder().concurrency(limit)).await;
+        assert_eq!(open.iter().sum::<usize>(), 3, "{name}");
+    }
+}
+
+async fn redirects() {
+    let there = hello();
+    let here = upstream(Answer::new(302, "").header("location", there.uri("/there").to_string()));
+    for (most, status, requests) in [(0, 302, 0), (1, 200, 1)] {
+        let client = builder().redirects(most).build().unwrap();
+        assert_eq!(call(&client, &here).await.unwrap().0, status, "{most}");
+        assert_eq!(there.sightings().requests.len(), requests, "{most}");
+    }
+    let in_circles = upstream(Answer::new(302, "").header("location", "/again"));
+    let client = builder().redirects(4).build().unwrap();
+    assert_eq!(call(&client, &in_circles).await.unwrap().0, 302);
+    assert_eq!(in_circles.sightings().requests.len(), 5);
+}
+
+async fn decompression() {
+    let upstream = upstream(Answer::new(200, HELLO_IN_GZIP).header("content-encoding", "gzip"));
+    let on = builder().build().unwrap();
+    assert_eq!(seen(&on, &upstream).await["accept-encoding"], "gzip,deflate,br");
+    assert_eq!(call(&on, &upstream).await.unwrap().1, "hello");
+    let off = builder().decompression(false).build().unwrap();
+    let response = off.get(upstream.uri("/")).send().await.unwrap();
+    assert_eq!(response.headers()["content-encoding"], "gzip");
+    assert_eq!(response.bytes().await.unwrap(), HELLO_IN_GZIP);
+    let headers = upstream.sightings().requests.pop().unwrap().headers;
+    assert!(!headers.contains_key("accept-encoding"));
+}
+
+/// `printf hello | gzip -n`
+const HELLO_IN_GZIP: &[u8] = &[
+    0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x03, 0xcb, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00,
+    0x86, 0xa6, 0x10, 0x36, 0x05, 0x00, 0x00, 0x00,
+];
+
+// === what is no single setting ===
+
+/// Credentials never cross origins, whoever put them there, and do not come back on the way home.
+#[tokio::test]
+async fn a_redirect_to_another_origin_takes_no_credentials_with_it() {
+    let home = Hostile::new(Script::new().forever(Script::new().exchange(Answer::new(200, "home")))).start();
+    let back = Answer::new(302, "").header("location", home.uri("/back").to_string());
+    let abroad = upstream(back);
+    let to = |status: u16, place: String| upstream(Answer::new(status, "").header("location", place));
+
+    let away = to(302, abroad.uri("/abroad").to_string());
+    let client = builder().redirects(5).bearer_auth("ours").secret_header("x-key", "ours").build().unwrap();
+    let asked = client.get(away.uri("/")).header("cookie", "a=b").header("x-plain", "stays");
+    assert_eq!(asked.send().await.unwrap().text().await.unwrap(), "home");
+    for (name, upstream, secrets) in
+        [("first", &away, true), ("abroad", &abroad, false), ("back", &home, false)]
+    {
+        let headers = upstream.sightings().requests.pop().unwrap().headers;
+        for secret in ["authorization", "x-key", "cookie"] {
+            assert_eq!(headers.contains_key(secret), secrets, "{name}: {secret}");
+        }
+        assert_eq!(headers["x-plain"], "stays", "{name}");
+    }
+
+    // Within its origin all of it goes along.
+    let within = Hostile::new(
+        Script::new()
+            .exchange(Answer::new(307, "").header("location", "/there"))
+            .forever(Script::new().exchange(Answer::new(200, "there"))),
+    )
+    .start();
+    let posted = client.post(within.uri("/")).body("the body").send().await.unwrap();
+    assert_eq!(posted.text().await.unwrap(), "there");
+    let request = within.sightings().requests.pop().unwrap();
+    assert_eq!((request.method, &request.body[..]), (Method::POST, &b"the body"[..]));
+    assert!(request.headers.contains_key("authorization"));
+
+    // A body does not cross origins; a streamed one cannot be sent twice.
+    for (name, to, body) in [
+        ("abroad", to(307, abroad.uri("/").to_string()), Body::from("a secret, perhaps")),
+        ("a stream", to(307, "/again".into()), Body::blocking_reader(&b"once"[..])),
+    ] {
+        let response = client.post(to.uri("/")).body(body).send().await.unwrap();
+        assert_eq!(response.status(), 307, "{name}");
+        assert_eq!(to.sightings().requests.len(), 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_from_https_to_http_is_not_followed() {
+    let plain = hello();
+    let certificate = Certificate::local();
+    let away = Answer::new(302, "").header("location", plain.uri("/").to_string());
+    let secure = Hostile::new(Script::new().exchange(away)).tls(certificate.clone()).start();
+    let client = builder().redirects(5).tls_config(certificate.client([])).build().unwrap();
+    assert_eq!(call(&client, &secure).await.unwrap().0, 302);
+    assert!(plain.sightings().requests.is_empty());
+}
+
+#[test]
+fn settings_that_make_no_sense_are_told_by_name() {
+    let zero = Duration::ZERO;
+    #[rustfmt::skip]
+    let cases = [
+        ("base_url",        builder().base_url("/relative")),
+        ("base_url",        builder().base_url("http://user:hush@a.example/")),
+        ("base_url",        builder().base_url("http://a.example/?hush")),
+        ("base_url",        builder().base_url("no url")),
+        ("default_header",  builder().default_header("na me", "x")),
+        ("default_header",  builder().default_header("name", "hush\n")),
+        ("secret_header",   builder().bearer_auth("hush\n")),
+        ("total_timeout",   builder().total_timeout(zero)),
+        ("head_timeout",    builder().head_timeout(zero)),
+        ("pool_timeout",    builder().pool_timeout(zero)),
+        ("max_attempts",    builder().max_attempts(0)),
+        ("connections",     builder().max_connections(0)),
+        ("connections",     builder().max_connections_per_host(1_000)),
+        ("base_url",        builder().base_url("the first").max_attempts(0)),
+    ];
+    for (setting, builder) in cases {
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.setting(), setting, "{error}");
+        assert!(!error.to_string().contains("hush"), "{error}");
+    }
+}
+
+#[test]
+fn it_describes_itself_and_its_contradictions() {
+    let plain = builder().build().unwrap();
+    assert_eq!(plain.describe().contradictions(), []);
+    assert_eq!((plain.describe().attempts(), plain.describe().time()), (3, Some(60 * SECOND)));
+    let total = 10 * SECOND;
+    let never =
+        |setting, seconds: u32| Contradiction::NeverRunsOut { setting, limit: seconds * SECOND, total };
+    let short = || {
+        let short = builder().total_timeout(10 * SECOND).head_timeout(3 * SECOND).pool_timeout(SECOND);
+        short.read_timeout(SECOND).write_timeout(SECOND).retry_after_cap(SECOND)
+    };
+    #[rustfmt::skip]
+    let cases = [
+        ("none",      short(),                                        None),
+        ("head",      short().head_timeout(10 * SECOND),              Some(never("head_timeout", 10))),
+        ("connect",   short().connect_timeout(11 * SECOND),           Some(never("connect_timeout", 11))),
+        ("wait",      short().retry_after_cap(20 * SECOND),           Some(never("retry_after_cap", 20))),
+        ("no limit",  short().read_timeout(Duration::MAX),            None),
+        ("no total",  short().total_timeout(Duration::MAX),           None),
+        ("attempts",  short().max_attempts(4),
+            Some(Contradiction::AttemptsDoNotFit { attempts: 4, head: 3 * SECOND, total })),
+        ("permits",   short().concurrency(513),
+            Some(Contradiction::MorePermitsThanConnections { concurrency: 513, connections: 512 })),
+        ("idle",      short().max_idle_per_host(2),
+            Some(Contradiction::FewerIdleThanOpen { idle: 2, open: 128 })),
+    ];
+    for (name, builder, contradiction) in cases {
+        let client = builder.build().unwrap();
+        assert_eq!(client.describe().contradictions(), contradiction.as_slice(), "{name}");
+    }
+    let client =
+        short().head_timeout(15 * SECOND).redirects(2).base_url("http://a.example/v1/").bearer_auth("hush");
+    let client = client.concurrency(40).build().unwrap();
+    let lines = "\
+defaults       base URL http://a.example/v1, 1 header fields, 1 of them secret
+deadline       10s for the whole call, its response body included
+redirects      up to 2, without credentials to another origin
+decompression  gzip, deflate, br
+retry          up to 3 attempts, Retry-After up to 1s
+limit          40 at once, 4096 may wait
+timeout        head 15s, read 1s, write 1s, for each attempt
+pool           512 connections, 128 to a host, 128 of them kept for 50s; acquire 1s, resolve 5s, connect 5s, TLS 5s
+worst case     9 requests, 10s
+contradiction  head_timeout (15s) never runs out: total_timeout (10s) does before";
+    assert_eq!(client.describe().to_string(), lines);
+}
+
+#[test]
+fn a_client_and_its_calls_are_send() {
+    fn is_send<T: Send>(_: &T) {}
+    fn is_sync<T: Sync + Clone + std::fmt::Debug>(_: &T) {}
+    let client = builder().build().unwrap();
+    is_sync(&client);
+    is_send(&client.get("http://a.example/").send());
+    let layered = client.layer(tower::layer::layer_fn(|client| client));
+    is_send(&async move { layered.get("/").send().await?.json::<String>().await });
+}
