@@ -16,7 +16,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection as _};
 use outbound_core::{BoxError, Elapsed, Failure, Kind, Phase, Timings, find};
 use tokio::time::{Instant, sleep};
 
-use super::{Connect, NotEncrypted};
+use super::{Connect, NotAdmitted, NotEncrypted};
 use crate::connection::Opened;
 
 /// Tells the pool that the dial now being polled has reached `phase`. Anywhere else it does nothing.
@@ -125,7 +125,7 @@ impl Limits {
 pub(crate) fn kind_of(phase: Phase, error: &(dyn Error + 'static)) -> Kind {
     let said = Failure::of(error).kind();
     match phase {
-        _ if find::<NotEncrypted>(error).is_some() => Kind::Invalid,
+        _ if find::<NotEncrypted>(error).is_some() || find::<NotAdmitted>(error).is_some() => Kind::Invalid,
         _ if said == Kind::Timeout || said == Kind::Exhausted => said,
         Phase::Resolve => Kind::Resolve,
         Phase::Tls if is_certificate(error) => Kind::Certificate,

@@ -5,19 +5,34 @@
 //! the pool does two things more, both optional: it calls [`report`] as it goes from phase to phase, and it adds a
 //! [`Liveness`] to its [`Connected`](hyper_util::client::legacy::connect::Connected).
 
+mod admit;
 mod dial;
+mod encrypted;
+mod in_memory;
+mod resolver;
+mod socket;
 mod tcp;
 #[cfg(feature = "rustls")]
 mod tls;
+#[cfg(unix)]
+mod unix;
 
+pub use admit::{NotAdmitted, public_only};
 pub use dial::report;
-pub use tcp::{NoAddress, NotEncrypted, Socket, Tcp};
+pub use encrypted::NotEncrypted;
+pub use in_memory::{InMemory, Pipe};
+pub use resolver::{NotResolved, Resolver};
+pub use socket::Socket;
+pub use tcp::{NoAddress, Tcp};
 #[cfg(feature = "platform-verifier")]
 pub use tls::platform_verifier;
 #[cfg(feature = "webpki-roots")]
 pub use tls::webpki_roots;
 #[cfg(feature = "rustls")]
 pub use tls::{MaybeTls, NoHttp2, Protocols, Tls};
+
+#[cfg(unix)]
+pub use unix::Unix;
 
 pub(crate) use dial::{Dialed, Limits, Opening, Progress, kind_of};
 

@@ -19,7 +19,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower_service::Service;
 
-use super::{Connect, report};
+use super::{Connect, encrypted::encrypted, report};
 
 /// Encrypts what `C` opens for `https` URIs, and leaves what it opens for `http` alone.
 ///
@@ -57,15 +57,6 @@ pub enum MaybeTls<T> {
     Plain(T),
     /// Encrypted.
     Tls(Box<TokioIo<TlsStream<TokioIo<T>>>>),
-}
-
-tokio::task_local! {
-    /// What is opened is encrypted by [`Tls`].
-    static ENCRYPTED: ();
-}
-
-pub(super) fn is_encrypted() -> bool {
-    ENCRYPTED.try_with(|()| ()).is_ok()
 }
 
 /// A configuration that trusts Mozilla's root certificates, compiled in.
@@ -131,7 +122,7 @@ impl<C: Connect> Service<Uri> for Tls<C> {
         let name = uri.host().map(server_name);
         let connector = TlsConnector::from(self.config.clone());
         let protocols = self.protocols;
-        let opening = ENCRYPTED.scope((), self.inner.call(uri));
+        let opening = encrypted(true, self.inner.call(uri));
         Box::pin(async move {
             if !is_https {
                 return Ok(MaybeTls::Plain(opening.await.map_err(Into::into)?));
