@@ -25,6 +25,7 @@
 //! - **Bodies:** [`OnEnd`] tells a hook exactly once how a body ended.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod at_proxy;
 mod connection;
 mod context;
 mod cooling_down;
@@ -45,6 +46,7 @@ mod transport;
 mod units;
 mod words;
 
+pub use at_proxy::AtProxy;
 pub use connection::{ConnectionInfo, Established, Timings};
 pub use context::{Attempt, CallContext, CallSite, Idempotent, Message};
 pub use cooling_down::CoolingDown;
