@@ -2,7 +2,10 @@
 
 mod support;
 
-use http::{Extensions, Method, Request};
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http::{Extensions, Request};
 use http_body_util::Full;
 use hyper::{Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{client::legacy::connect::Connection, rt::TokioIo};
@@ -18,12 +21,20 @@ use tokio::{
 };
 use tower::ServiceExt;
 
+/// Answers with the request's `Host` header.
 async fn serve(io: DuplexStream) {
-    let host = service_fn(async |request: Request<Incoming>| {
-        let host = bytes::Bytes::copy_from_slice(request.headers()["host"].as_bytes());
-        Ok::<_, hyper::Error>(Response::new(Full::new(host)))
-    });
-    let _ = http1::Builder::new().serve_connection(TokioIo::new(io), host).await;
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(io), service_fn(host)).await;
+}
+
+async fn host(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    Ok(Response::new(Full::from(request.headers()["host"].as_bytes().to_vec())))
+}
+
+/// Whether a connection says that it is alive.
+fn liveness<T: Connection>(io: &T) -> Liveness {
+    let mut extras = Extensions::new();
+    io.connected().get_extras(&mut extras);
+    extras.remove().expect("a Liveness")
 }
 
 // === in memory ===
@@ -51,9 +62,7 @@ async fn a_server_in_memory_that_is_gone() {
         }
     });
     let mut io = connector.oneshot("http://a.example/".parse().unwrap()).await.unwrap();
-    let mut extras = Extensions::new();
-    io.inner().connected().get_extras(&mut extras);
-    let liveness = extras.get::<Liveness>().unwrap();
+    let liveness = liveness(io.inner());
     assert!(liveness.is_alive());
     drop(close);
     assert_eq!(io.inner_mut().read(&mut [0]).await.unwrap(), 0);
@@ -62,7 +71,7 @@ async fn a_server_in_memory_that_is_gone() {
 
 #[tokio::test]
 async fn a_pipe_holds_as_much_as_it_is_told_to() {
-    let connector = InMemory::new(async |mut io: DuplexStream| {
+    let connector = InMemory::new(|mut io: DuplexStream| async move {
         let _ = io.read_to_end(&mut Vec::new()).await;
     });
     let mut io = connector.buffer(7).oneshot("http://a.example/".parse().unwrap()).await.unwrap();
@@ -83,12 +92,10 @@ mod unix {
         io::{Read, Write},
         os::unix::net::{UnixListener, UnixStream},
         path::PathBuf,
-        sync::mpsc,
     };
 
     use outbound_core::find;
     use outbound_pool::connect::{NotEncrypted, Unix};
-    use outbound_testkit::TestBody;
 
     use super::*;
 
@@ -147,30 +154,22 @@ mod unix {
         leaves_nothing_open(pool).await;
     }
 
-    /// The runtime has not turned since the server closed it: the socket itself is asked.
+    /// The runtime does not turn meanwhile: the socket itself is asked.
     #[tokio::test]
-    async fn a_socket_closed_while_idle_is_found() {
-        let socket = Socket::new("idle");
+    async fn a_socket_tells_whether_it_is_alive() {
+        let socket = Socket::new("alive");
         let listener = UnixListener::bind(&socket.0).unwrap();
-        let ((close, closes), (tell, closed)) = (mpsc::channel::<()>(), mpsc::channel::<()>());
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            answer(&mut stream);
-            let _ = closes.recv();
-            drop(stream);
-            drop(tell);
-            answer(&mut listener.accept().unwrap().0);
-        });
-        let pool = build_with(Unix::new(&socket.0));
-        fetch(&pool, get("http://a.example/".parse().unwrap())).await.unwrap();
-        quiet(&pool).await;
-        drop(close);
-        assert!(closed.recv().is_err(), "it was closed");
-        let post = request(Method::POST, "http://a.example/".parse().unwrap(), TestBody::new());
-        fetch(&pool, post).await.unwrap();
-        assert_eq!(pool.stats().totals.opened, 2);
-        server.join().unwrap();
-        leaves_nothing_open(pool).await;
+        for (name, says) in [("closed", &b""[..]), ("something nobody asked for", b"!")] {
+            let io = Unix::new(&socket.0).oneshot("http://a.example/".parse().unwrap()).await.unwrap();
+            let liveness = liveness(&io);
+            let mut server = listener.accept().unwrap().0;
+            assert!(liveness.is_alive(), "{name}");
+            server.write_all(says).unwrap();
+            let open = Some(server).filter(|_| !says.is_empty());
+            assert!(!liveness.is_alive(), "{name}");
+            drop((open, io));
+            assert!(!liveness.is_alive(), "{name}: and nothing is left");
+        }
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::SeqCst},
         mpsc,
     },
+    time::Duration,
 };
 
 use hyper_util::client::legacy::connect::dns::Name;
@@ -41,7 +42,7 @@ impl Slow {
             n.lock().unwrap().push(name.to_owned());
             b.fetch_add(1, SeqCst);
             m.fetch_max(going_on.fetch_add(1, SeqCst) + 1, SeqCst);
-            let _ = goes.lock().unwrap().recv();
+            let _ = goes.lock().unwrap().recv_timeout(Duration::from_secs(10));
             going_on.fetch_sub(1, SeqCst);
             match name {
                 "panic" => panic!("the lookup was told to panic"),
@@ -247,7 +248,7 @@ async fn many_dead_addresses_leave_time_for_the_one_that_is_alive() {
     addresses.push(upstream.addr());
     let resolver =
         service_fn(move |_: Name| std::future::ready(io::Result::Ok(addresses.clone().into_iter())));
-    let builder = outbound_pool::Pool::builder().connect_timeout(std::time::Duration::from_secs(10));
+    let builder = outbound_pool::Pool::builder().connect_timeout(Duration::from_secs(10));
     let pool = builder.build(Tcp::with_resolver(resolver)).unwrap();
     let response = fetch(&pool, get("http://name.example/".parse().unwrap())).await.unwrap();
     assert_eq!(response.body(), "hello");

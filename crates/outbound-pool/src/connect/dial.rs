@@ -124,6 +124,10 @@ impl Limits {
 /// What a failure in `phase` of a dial is: what its error says, else what the phase says.
 pub(crate) fn kind_of(phase: Phase, error: &(dyn Error + 'static)) -> Kind {
     let said = Failure::of(error).kind();
+    #[cfg(feature = "proxy")]
+    if let Some(error) = find::<super::NoTunnel>(error) {
+        return error.kind();
+    }
     match phase {
         _ if find::<NotEncrypted>(error).is_some() || find::<NotAdmitted>(error).is_some() => Kind::Invalid,
         _ if said == Kind::Timeout || said == Kind::Exhausted => said,

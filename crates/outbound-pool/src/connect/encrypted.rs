@@ -9,21 +9,36 @@ use tokio::task::futures::TaskLocalFuture;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotEncrypted;
 
-tokio::task_local! {
-    /// Whether somebody encrypts what is being opened.
-    static ENCRYPTED: bool;
+/// What a connector that opens for another one has to know of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum For {
+    /// It encrypts what is opened.
+    Tls,
+    /// It speaks to a proxy over what is opened: HTTP/1.1, or SOCKS, and encrypted only if the proxy's URI says so.
+    #[cfg_attr(not(feature = "proxy"), expect(dead_code, reason = "the proxy is the one that says so"))]
+    Proxy,
 }
 
-/// `dial`, of which somebody will encrypt what it opens, or nobody.
-pub(super) fn encrypted<F: Future>(is_encrypted: bool, dial: F) -> TaskLocalFuture<bool, F> {
-    ENCRYPTED.scope(is_encrypted, dial)
+tokio::task_local! {
+    static FOR: For;
+}
+
+impl For {
+    /// `dial`, which opens for the connector that `self` is.
+    pub(super) fn open<F: Future>(self, dial: F) -> TaskLocalFuture<Self, F> {
+        FOR.scope(self, dial)
+    }
+
+    /// Whom the dial that is polled now opens for.
+    pub(super) fn now() -> Option<Self> {
+        FOR.try_with(|now| *now).ok()
+    }
 }
 
 /// Whether `uri` asks for encryption, which is an error if nobody will see to that.
 pub(super) fn is_https(uri: &Uri, enforce_http: bool) -> Result<bool, NotEncrypted> {
     let is_https = uri.scheme() == Some(&Scheme::HTTPS);
-    let is_encrypted = ENCRYPTED.try_with(|is| *is).unwrap_or(false);
-    if is_https && enforce_http && !is_encrypted { Err(NotEncrypted) } else { Ok(is_https) }
+    if is_https && enforce_http && For::now() != Some(For::Tls) { Err(NotEncrypted) } else { Ok(is_https) }
 }
 
 // === NotEncrypted ===

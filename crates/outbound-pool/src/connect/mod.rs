@@ -8,7 +8,10 @@
 mod admit;
 mod dial;
 mod encrypted;
+mod forwarding;
 mod in_memory;
+#[cfg(feature = "proxy")]
+mod proxy;
 mod resolver;
 mod socket;
 mod tcp;
@@ -16,11 +19,18 @@ mod tcp;
 mod tls;
 #[cfg(unix)]
 mod unix;
+#[cfg(feature = "proxy")]
+mod watched;
 
 pub use admit::{NotAdmitted, public_only};
 pub use dial::report;
 pub use encrypted::NotEncrypted;
+pub use forwarding::ProxyAuthorization;
+#[cfg(feature = "proxy")]
+pub use hyper_util::client::proxy::matcher::Matcher;
 pub use in_memory::{InMemory, Pipe};
+#[cfg(feature = "proxy")]
+pub use proxy::{NoTunnel, Proxied, Proxy};
 pub use resolver::{NotResolved, Resolver};
 pub use socket::Socket;
 pub use tcp::{NoAddress, Tcp};
@@ -35,6 +45,7 @@ pub use tls::{MaybeTls, NoHttp2, Protocols, Tls};
 pub use unix::Unix;
 
 pub(crate) use dial::{Dialed, Limits, Opening, Progress, kind_of};
+pub(crate) use forwarding::Forwarding;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 

@@ -141,8 +141,6 @@ impl GoingOn {
             Ok(Err(error)) => Err(NotResolved(Arc::new(error))),
             Err(_) => Err(NotResolved::because("the lookup panicked")),
         };
-        // Who asks from now on asks anew.
-        drop(self);
         tell.send_replace(Some(answer));
     }
 
