@@ -26,7 +26,7 @@ use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tokio_util::sync::ReusableBoxFuture;
 
 use crate::{
-    connect::{Addresses, Dialed, Liveness},
+    connect::{Addresses, Dialed, Forwarding, Liveness},
     fields::Fields,
     reaper::Reaper,
     slots,
@@ -48,6 +48,8 @@ pub(crate) struct Connection {
     pub(crate) wire: Arc<Wire>,
     /// The value of the `Host` header.
     pub(crate) host: HeaderValue,
+    /// It leads to a proxy that forwards each request.
+    pub(crate) forwarding: Option<Forwarding>,
     /// Of a request that may have to be sent again.
     pub(crate) fields: Fields,
     /// The last exchange, whose allocation the next may use if nobody looks at it any more.
@@ -104,6 +106,7 @@ impl Opened {
             response: ReusableBoxFuture::new(std::future::pending()),
             wire,
             host: HeaderValue::from_str(origin.host_and_port())?,
+            forwarding: described.forwarding,
             fields: Fields::default(),
             exchange: None,
             served: 0,
@@ -210,6 +213,7 @@ struct Described {
     local: Option<SocketAddr>,
     remote: Option<SocketAddr>,
     liveness: Option<Liveness>,
+    forwarding: Option<Forwarding>,
 }
 
 impl Described {
@@ -222,6 +226,7 @@ impl Described {
             local: addresses.map(|ends| ends.local).or(info.map(HttpInfo::local_addr)),
             remote: addresses.map(|ends| ends.remote).or(info.map(HttpInfo::remote_addr)),
             liveness: extras.get::<Liveness>().cloned(),
+            forwarding: Forwarding::of(connected, &extras),
         }
     }
 }
