@@ -11,6 +11,7 @@ use std::{
 };
 
 use http::{Method, Uri, header};
+use hyper_util::client::legacy::connect::Connection;
 use outbound_core::{AtProxy, Delivery, Elapsed, Exchange, Failure, Kind, Phase, find};
 use outbound_pool::{
     Pool,
@@ -253,7 +254,11 @@ async fn a_proxy_that_is_spoken_to_over_tls() {
     let upstream = Friendly::new(handler::hello).tls(origin.clone()).start();
     let relay = Relay::with(upstream.addr(), move |socket| {
         let accepting = acceptor.accept(socket);
-        async { accepting.await.unwrap() }
+        async {
+            let stream = accepting.await.unwrap();
+            assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+            stream
+        }
     })
     .await;
     let inner = Tls::new(Tcp::new(), to_proxy).protocols(Protocols::Both);
@@ -342,7 +347,11 @@ async fn forwarding_over_tls() {
     let local = Certificate::local();
     let proxy = Hostile::new(Script::hello()).tls(local.clone().alpn(["h2", "http/1.1"])).start();
     let inner = Tls::new(Tcp::new(), local.client([])).protocols(Protocols::Both);
-    let pool = build_with(Proxy::new(inner, all(format_args!("https://{}", proxy.addr()))));
+    let connector = Proxy::new(inner, all(format_args!("https://{}", proxy.addr())));
+    let io = connector.clone().oneshot("http://a.example/".parse().unwrap()).await.unwrap();
+    assert!(!io.connected().is_negotiated_h2());
+    drop(io);
+    let pool = build_with(connector);
     assert_eq!(fetch(&pool, get("http://a.example/".parse().unwrap())).await.unwrap().body(), "hello");
     assert_eq!(proxy.requests(1).await[0].target, "http://a.example/");
     drop(pool);

@@ -27,7 +27,7 @@ pub(super) trait Watch {
 
 /// A connection that is watched, or that holds something until its socket has been closed.
 #[derive(Debug)]
-pub(super) struct Watched<T, W> {
+pub struct Watched<T, W> {
     io: TokioIo<T>,
     /// Dropped after the socket.
     watch: W,
@@ -68,21 +68,10 @@ impl<T: Read + Unpin, W: Watch + Unpin> AsyncRead for Watched<T, W> {
     }
 }
 
-impl<T, W: Watch> Watched<T, W> {
-    fn wrote(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match &polled {
-            Poll::Ready(Ok(bytes)) => self.watch.wrote(*bytes),
-            Poll::Ready(Err(error)) => self.watch.failed(error),
-            Poll::Pending => {}
-        }
-        polled
-    }
-}
-
 impl<T: Write + Unpin, W: Watch + Unpin> AsyncWrite for Watched<T, W> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.wrote(polled)
+        wrote(&self.watch, polled)
     }
 
     fn poll_write_vectored(
@@ -91,7 +80,7 @@ impl<T: Write + Unpin, W: Watch + Unpin> AsyncWrite for Watched<T, W> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.wrote(polled)
+        wrote(&self.watch, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -105,4 +94,13 @@ impl<T: Write + Unpin, W: Watch + Unpin> AsyncWrite for Watched<T, W> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
+}
+
+fn wrote(watch: &impl Watch, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    match &polled {
+        Poll::Ready(Ok(bytes)) => watch.wrote(*bytes),
+        Poll::Ready(Err(error)) => watch.failed(error),
+        Poll::Pending => {}
+    }
+    polled
 }
