@@ -8,7 +8,7 @@ use outbound_core::{BoxError, CallSite, Established, Origin};
 
 use crate::{
     config::Http,
-    connect::{Addresses, Dialed, Liveness},
+    connect::{Addresses, Dialed, Forwarding, Liveness},
     events::{Event, What},
     http1::Http1,
     http2::Http2,
@@ -39,6 +39,8 @@ pub(crate) struct Described {
     local: Option<SocketAddr>,
     remote: Option<SocketAddr>,
     pub(crate) liveness: Option<Liveness>,
+    /// It leads to a proxy that forwards each request.
+    pub(crate) forwarding: Option<Forwarding>,
 }
 
 // === Connection ===
@@ -125,6 +127,7 @@ impl Described {
             local: addresses.map(|ends| ends.local).or(info.map(HttpInfo::local_addr)),
             remote: addresses.map(|ends| ends.remote).or(info.map(HttpInfo::remote_addr)),
             liveness: extras.get::<Liveness>().cloned(),
+            forwarding: Forwarding::of(connected, &extras),
         }
     }
 }

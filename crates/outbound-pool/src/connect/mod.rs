@@ -5,21 +5,53 @@
 //! the pool does two things more, both optional: it calls [`report`] as it goes from phase to phase, and it adds a
 //! [`Liveness`] to its [`Connected`](hyper_util::client::legacy::connect::Connected).
 
+mod admit;
 mod dial;
+mod encrypted;
+mod forwarding;
+mod in_memory;
+mod open_limit;
+#[cfg(feature = "proxy")]
+mod proxy;
+mod resolver;
+mod socket;
 mod tcp;
+mod timeout;
 #[cfg(feature = "rustls")]
 mod tls;
+mod track;
+#[cfg(unix)]
+mod unix;
+mod watched;
 
+pub use admit::{NotAdmitted, public_only};
 pub use dial::report;
-pub use tcp::{NoAddress, NotEncrypted, Socket, Tcp};
+pub use encrypted::NotEncrypted;
+pub use forwarding::ProxyAuthorization;
+#[cfg(feature = "proxy")]
+pub use hyper_util::client::proxy::matcher::Matcher;
+pub use in_memory::{InMemory, Pipe};
+pub use open_limit::{OpenLimit, OpenLimitLayer, Place};
+#[cfg(feature = "proxy")]
+pub use proxy::{NoTunnel, Proxied, Proxy};
+pub use resolver::{NotResolved, Resolver};
+pub use socket::Socket;
+pub use tcp::{NoAddress, Tcp};
+pub use timeout::{ConnectTimeout, ConnectTimeoutLayer, Connecting};
 #[cfg(feature = "platform-verifier")]
 pub use tls::platform_verifier;
 #[cfg(feature = "webpki-roots")]
 pub use tls::webpki_roots;
 #[cfg(feature = "rustls")]
 pub use tls::{MaybeTls, NoHttp2, Protocols, Tls};
+pub use track::{Meter, Track, TrackLayer, Tracked, Tracker, Traffic};
+pub use watched::Watched;
+
+#[cfg(unix)]
+pub use unix::Unix;
 
 pub(crate) use dial::{Dialed, Limits, Opening, Progress, kind_of};
+pub(crate) use forwarding::Forwarding;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 

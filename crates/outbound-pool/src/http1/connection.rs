@@ -25,7 +25,7 @@ use tokio_util::sync::ReusableBoxFuture;
 use super::{again::Fields, wire::Wire};
 use crate::{
     config::Http,
-    connect::Liveness,
+    connect::{Forwarding, Liveness},
     connection::{Connection, Described, Lease, Slot},
     keeper::Keeper,
     metered::Metered,
@@ -41,6 +41,8 @@ pub(crate) struct Http1 {
     pub(crate) wire: Arc<Wire>,
     /// The value of the `Host` header.
     pub(crate) host: HeaderValue,
+    /// It leads to a proxy that forwards each request.
+    pub(crate) forwarding: Option<Forwarding>,
     /// Of a request that may have to be sent again.
     pub(crate) fields: Fields,
     /// The last exchange, whose allocation the next may use if nobody looks at it any more.
@@ -88,6 +90,7 @@ impl Http1 {
             response: ReusableBoxFuture::new(std::future::pending()),
             wire,
             host: HeaderValue::from_str(origin.host_and_port())?,
+            forwarding: described.forwarding,
             fields: Fields::default(),
             exchange: None,
             served: 0,

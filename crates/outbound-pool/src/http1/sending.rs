@@ -20,6 +20,7 @@ use outbound_core::{
 
 use super::{again::Again, body::Body, connection::Exclusive, wire::HeadTooLarge};
 use crate::{
+    connect::Forwarding,
     connection::Slot,
     request::{Call, carry_over, content_length, has_token, without_userinfo},
     upload::{Keep, Upload},
@@ -81,7 +82,7 @@ impl Sending {
             (true, false) => Keep::Unsent,
             (true, true) => Keep::Small,
         };
-        prepare(&mut request, &connection.host);
+        prepare(&mut request, &connection.host, connection.forwarding.as_ref());
         let length = content_length(request.headers());
         request.body_mut().on(&connection.wire, keep, length);
         let closes = has_token(request.headers(), "close");
@@ -235,8 +236,8 @@ fn failed(exchange: &Exchange, error: hyper::Error, is_silent: bool) -> BoxError
 
 // === HTTP/1.1 ===
 
-/// As HTTP/1.1 wants it: origin-form (RFC 9112, 3.2.1), `Host` (3.2), and no other version than 1.0 or 1.1.
-fn prepare(request: &mut Request<Upload>, host: &HeaderValue) {
+/// As HTTP/1.1 wants it: origin-form (RFC 9112, 3.2.1), unless a proxy forwards it; `Host` (3.2), and no other version than 1.0 or 1.1.
+fn prepare(request: &mut Request<Upload>, host: &HeaderValue, forwarding: Option<&Forwarding>) {
     if !request.headers().contains_key(HOST) {
         request.headers_mut().insert(HOST, host.clone());
     }
@@ -248,7 +249,9 @@ fn prepare(request: &mut Request<Upload>, host: &HeaderValue) {
     if request.version() != Version::HTTP_10 {
         *request.version_mut() = Version::HTTP_11;
     }
-    if request.uri().authority().is_some() {
+    if let Some(forwarding) = forwarding.filter(|_| request.method() != Method::CONNECT) {
+        forwarding.prepare(request);
+    } else if request.uri().authority().is_some() {
         let parts = mem::take(request.uri_mut()).into_parts();
         *request.uri_mut() = match (request.method(), parts.authority) {
             (&Method::CONNECT, Some(authority)) => without_userinfo(&authority),

@@ -235,7 +235,7 @@ mod random {
 
     /// Half of the hosts are known not to share.
     fn nature(host: u8) -> Nature {
-        if host % 2 == 0 { Nature::Exclusive } else { Nature::Unknown }
+        if host.is_multiple_of(2) { Nature::Exclusive } else { Nature::Unknown }
     }
 
     fn take<T>(all: &mut Vec<T>, pick: usize) -> Option<T> {
