@@ -17,13 +17,12 @@ pub(crate) struct Allowed {
 }
 
 /// When each line last built something.
-#[derive(Debug)]
 pub(crate) struct Churn {
     allowed: Allowed,
     lines: HashMap<Construction, Line>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Line {
     /// The latest, no more than there may be.
     built: VecDeque<Instant>,
@@ -63,3 +62,50 @@ impl Churn {
 
 /// More lines than any program has that build clients.
 const MAX_LINES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use outbound_core::Watcher;
+
+    use super::*;
+
+    /// Only core can make a `Construction`.
+    #[derive(Default)]
+    struct Built(Mutex<Vec<Construction>>);
+
+    impl Watcher for Built {
+        fn built(&self, construction: Construction) {
+            self.0.lock().unwrap().push(construction);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_bounded() {
+        let built = Arc::new(Built::default());
+        Construction::watch(&built);
+        let many = 2 * MAX_LINES;
+        for number in 0..many {
+            Construction::announce(format!("client {number}").leak());
+        }
+        let (window, now) = (Duration::from_secs(60), Instant::now());
+        let allowed = Allowed { fewer_than: NonZeroU32::new(3).unwrap(), window };
+        let mut churn = Churn::new(allowed);
+        let constructions = built.0.lock().unwrap();
+        for construction in constructions.iter() {
+            churn.built(*construction, now);
+        }
+        assert_eq!(churn.lines.len(), MAX_LINES);
+        let last = constructions[many - 1];
+        let later = now + window + Duration::from_secs(1);
+        let told = [0, 1, 2, 3].map(|second| churn.built(last, later + Duration::from_secs(second)));
+        assert_eq!(
+            told,
+            [None, None, Some((3, Duration::from_secs(2))), None],
+            "there is room where a window has passed"
+        );
+        assert_eq!(churn.lines.len(), 1);
+        assert_eq!(churn.lines[&last].built.len(), 3);
+    }
+}

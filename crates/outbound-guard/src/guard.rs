@@ -1,6 +1,8 @@
 //! What layers, services and detectors share.
 
 use std::{
+    cmp::Reverse,
+    fmt, mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -23,7 +25,6 @@ use crate::{
     sweep::Sweep,
 };
 
-#[derive(Debug)]
 pub(crate) struct Guard {
     pub(crate) registry: Registry,
     pub(crate) reporter: Arc<Reporter>,
@@ -37,7 +38,7 @@ pub(crate) struct Guard {
 }
 
 /// When descriptors were last counted, and whether they have been told to be few.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Checked {
     at: Option<Instant>,
     told: bool,
@@ -96,7 +97,7 @@ impl Guard {
                 }
             }
         });
-        held.sort_by_key(|holding| std::cmp::Reverse(holding.age));
+        held.sort_by_key(|holding| Reverse(holding.age));
         for holding in held {
             self.reporter.tell(&Leak::Held { holding });
         }
@@ -144,7 +145,7 @@ impl Guard {
                 holdings.push(open.holding(self.registry.epoch, now));
             }
         });
-        holdings.sort_by_key(|holding| std::cmp::Reverse(holding.age));
+        holdings.sort_by_key(|holding| Reverse(holding.age));
         holdings
     }
 
@@ -160,7 +161,7 @@ impl Guard {
         let Some(descriptors) = Descriptors::now() else { return };
         let spare = self.spare_descriptors.unwrap_or(descriptors.limit / 5);
         let is_short = descriptors.left() < spare;
-        let was_told = std::mem::replace(&mut lock(&self.descriptors).told, is_short);
+        let was_told = mem::replace(&mut lock(&self.descriptors).told, is_short);
         if is_short && !was_told {
             self.reporter.tell(&Leak::Descriptors { descriptors });
         }
@@ -175,6 +176,15 @@ impl Watcher for Guard {
             self.reporter.tell(&Leak::Churn { construction, built, within });
         }
         self.check_descriptors(now);
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("held", &self.held)
+            .field("totals", &self.reporter.totals())
+            .finish_non_exhaustive()
     }
 }
 

@@ -81,7 +81,7 @@ pub enum Leak {
 pub struct Holding {
     /// The line that made the call: [`SendExt::send`](crate::SendExt::send) tells.
     pub site: Option<CallSite>,
-    /// The tracing span in which it was made.
+    /// The tracing span in which the service was called.
     pub span: Option<&'static Metadata<'static>>,
     /// Where the request went.
     pub origin: Option<Origin>,

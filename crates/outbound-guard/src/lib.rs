@@ -44,8 +44,8 @@
 //!
 //! # Who
 //!
-//! A call is known by its [`CallSite`](outbound_core::CallSite), which [`SendExt::send`] puts on a request; by the `tracing` span it was
-//! made in; and, if that is [wanted](Builder::backtraces), by a backtrace. It knows the connection, and the phase before the response
+//! A call is known by its [`CallSite`](outbound_core::CallSite), which [`SendExt::send`] puts on a request; by the `tracing` span in
+//! which the service was called; and, if that is [wanted](Builder::backtraces), by a backtrace. It knows the connection, and the phase before the response
 //! head, if an [`Exchange`](outbound_core::Exchange) rides on the request and the pool below reports on it. Whatever builds clients is
 //! known by the line too: outbound's pool [announces](outbound_core::Construction::announce) itself, and a function of your own that
 //! builds a client of another library can do the same.

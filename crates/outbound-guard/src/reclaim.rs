@@ -46,7 +46,7 @@ enum Lent<B> {
 }
 
 /// A body as the sweep sees it.
-pub trait Reclaim: fmt::Debug + Send + Sync {
+pub trait Reclaim: Send + Sync {
     /// Drops it, if at this instant it `is_idle`.
     fn reclaim(&self, is_idle: &dyn Fn() -> bool) -> bool;
 }
@@ -135,16 +135,6 @@ impl<B: Send> Reclaim for Mutex<Lent<B>> {
         drop(lent);
         drop(body);
         true
-    }
-}
-
-impl<B> fmt::Debug for Lent<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Here(_) => "Here",
-            Self::Away => "Away",
-            Self::Reclaimed => "Reclaimed",
-        })
     }
 }
 

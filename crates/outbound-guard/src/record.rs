@@ -130,11 +130,7 @@ impl Record {
     }
 
     pub(crate) fn stage(&self) -> Stage {
-        match self.stage.load(Relaxed) {
-            0 => Stage::Call,
-            1 => Stage::Body,
-            _ => Stage::Reclaimed,
-        }
+        [Stage::Call, Stage::Body, Stage::Reclaimed][usize::from(self.stage.load(Relaxed))]
     }
 
     pub(crate) fn bytes_read(&self) -> u64 {

@@ -6,7 +6,7 @@
 
 use std::{
     backtrace::Backtrace,
-    mem,
+    fmt, mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -31,7 +31,6 @@ use crate::{
 };
 
 /// All open calls.
-#[derive(Debug)]
 pub(crate) struct Registry {
     pub(crate) epoch: Instant,
     shards: Box<[Arc<Shard>]>,
@@ -39,7 +38,6 @@ pub(crate) struct Registry {
 }
 
 /// The calls that began on some of the threads. Alone on its cache lines.
-#[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Shard {
     epoch: Instant,
@@ -47,17 +45,16 @@ pub(crate) struct Shard {
     calls: Mutex<Calls>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Calls {
     open: Slab<Open>,
     /// Records to be used again.
     spare: Vec<Arc<Record>>,
-    /// Calls until the next backtrace.
+    /// Calls since the last backtrace.
     unsampled: u32,
 }
 
 /// An open call.
-#[derive(Debug)]
 pub(crate) struct Open {
     pub(crate) record: Arc<Record>,
     pub(crate) call: Call,
@@ -65,7 +62,6 @@ pub(crate) struct Open {
 }
 
 /// What is known of a call from the start.
-#[derive(Clone, Debug)]
 pub(crate) struct Call {
     began: Instant,
     /// The number of the service that made it.
@@ -79,7 +75,6 @@ pub(crate) struct Call {
 }
 
 /// A registered call. Dropping it ends the call: before its head it was cancelled, after it the body was abandoned.
-#[derive(Debug)]
 pub(crate) struct Ticket {
     shard: Arc<Shard>,
     record: Arc<Record>,
@@ -276,6 +271,12 @@ impl Drop for Ticket {
             let cost_connection = version.map(|version| version < Version::HTTP_2);
             self.shard.reporter.tell(&Leak::Abandoned { holding, cost_connection });
         }
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("record", &self.record).finish_non_exhaustive()
     }
 }
 

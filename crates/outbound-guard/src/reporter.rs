@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     hash::Hash,
     mem,
     sync::{Arc, Mutex, PoisonError},
@@ -27,7 +26,6 @@ struct Told {
 }
 
 /// Lets the first event of each key through in each window, and counts the others.
-#[derive(Debug)]
 struct Quota<K> {
     window: Duration,
     keys: HashMap<K, Spent>,
@@ -35,7 +33,6 @@ struct Quota<K> {
     others: Option<Spent>,
 }
 
-#[derive(Clone, Copy, Debug)]
 struct Spent {
     at: Instant,
     muted: u64,
@@ -66,12 +63,6 @@ impl Reporter {
 
     pub(crate) fn totals(&self) -> Totals {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).totals
-    }
-}
-
-impl fmt::Debug for Reporter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reporter").field("totals", &self.totals()).finish_non_exhaustive()
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::{
 use crate::guard::Guard;
 
 /// Whether the task runs, and how to end it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Sweep {
     running: AtomicBool,
     task: Mutex<Option<AbortHandle>>,
@@ -42,7 +42,7 @@ impl Sweep {
         }
     }
 
-    /// Nothing is left to look after, unless `is_empty` finds that a call began meanwhile: then the task goes on if it still may.
+    /// Nothing is left to look after. False if a call began meanwhile that counts on this task.
     fn stop(&self, is_empty: impl FnOnce() -> bool) -> bool {
         self.running.store(false, SeqCst);
         is_empty() || self.running.swap(true, SeqCst)
