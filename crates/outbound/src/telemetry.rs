@@ -35,77 +35,20 @@
 
 pub use outbound_telemetry::*;
 
-use opentelemetry::{StringValue, metrics::Meter};
-
+#[cfg(feature = "limit")]
+mod limit;
 #[cfg(feature = "pool")]
 mod pool;
+#[cfg(feature = "retry")]
+mod retry;
+#[cfg(feature = "timeout")]
+mod timeout;
 
+#[cfg(feature = "limit")]
+pub use limit::watch_limit;
 #[cfg(feature = "pool")]
 pub use pool::watch_pool;
-
-/// Shows the numbers of a limit, by its `stats`: any of `outbound::limit` has them.
-#[cfg(feature = "limit")]
-pub fn watch_limit<F>(meter: &Meter, name: impl Into<StringValue>, stats: F) -> Watch<F>
-where
-    F: Fn() -> crate::limit::Stats + Send + Sync + 'static,
-{
-    const REQUESTS: &str = "{request}";
-    let series = |name, unit, description| Series { name, unit, description };
-    Watch::new(meter, name, stats)
-        .gauge(
-            series("outbound.limit.limit", REQUESTS, "Calls let through at once; of a rate, the burst."),
-            |stats, observe| observe(stats().limit as u64, &[]),
-        )
-        .up_down(series("outbound.limit.in_use", REQUESTS, "Permits that are out."), |stats, observe| {
-            observe(stats().in_use as i64, &[]);
-        })
-        .up_down(
-            series("outbound.limit.waiting", REQUESTS, "Calls that wait for a permit."),
-            |stats, observe| {
-                observe(stats().waiting as i64, &[]);
-            },
-        )
-        .counter(series("outbound.limit.rejected", REQUESTS, "Calls turned away."), |stats, observe| {
-            observe(stats().rejected, &[]);
-        })
-        .seconds(
-            series("outbound.limit.longest_wait", "s", "The longest wait that has ended."),
-            |stats, observe| {
-                observe(stats().longest_wait.as_secs_f64(), &[]);
-            },
-        )
-}
-
-/// Shows what a retry budget refused.
 #[cfg(feature = "retry")]
-pub fn watch_budget(
-    meter: &Meter,
-    name: impl Into<StringValue>,
-    budget: &crate::retry::Budget,
-) -> Watch<crate::retry::Budget> {
-    let refused = Series {
-        name: "outbound.budget.refused",
-        unit: "{attempt}",
-        description: "Retries that the budget did not pay for.",
-    };
-    Watch::new(meter, name, budget.clone()).counter(refused, |budget, observe| observe(budget.refused(), &[]))
-}
-
-/// Shows how late this runtime ran the timers that `monitor` learns from.
+pub use retry::watch_budget;
 #[cfg(feature = "timeout")]
-pub fn watch_stalls(
-    meter: &Meter,
-    name: impl Into<StringValue>,
-    monitor: &crate::timeout::StallMonitor,
-) -> Watch<crate::timeout::StallMonitor> {
-    let count = Series {
-        name: "outbound.stall.count",
-        unit: "{stall}",
-        description: "Timers that this runtime ran late.",
-    };
-    let longest =
-        Series { name: "outbound.stall.longest", unit: "s", description: "How late a timer was at most." };
-    Watch::new(meter, name, monitor.clone())
-        .counter(count, |monitor, observe| observe(monitor.count(), &[]))
-        .seconds(longest, |monitor, observe| observe(monitor.max().as_secs_f64(), &[]))
-}
+pub use timeout::watch_stalls;

@@ -21,7 +21,7 @@ use opentelemetry_sdk::{
 };
 use outbound::{
     Body, BoxError, ClientExt, CoolingDown, Elapsed, Exchange, Kind, Origin, Overloaded, Phase, Pool,
-    ServiceBuilderExt, Snapshot, TransportError,
+    ResponseExt, ServiceBuilderExt, Snapshot, TransportError,
     axum::{InboundDeadlineLayer, Outbound, TimeoutHeader, UpstreamFailed},
     pool::connect::Tcp,
     retry,
@@ -93,6 +93,24 @@ async fn each_failure_is_its_response() {
     }
 }
 
+/// An answer that cannot be used is as good as none, whatever its status: that is the peer's, and none of the caller's business.
+#[tokio::test]
+async fn an_answer_that_cannot_be_used_is_a_bad_gateway() {
+    let answer =
+        |status| Response::builder().status(status).body(String::from("secret, and no JSON")).unwrap();
+    for (name, error) in [
+        ("not found", answer(404).error_for_status().await.unwrap_err()),
+        ("unavailable", answer(503).error_for_status().await.unwrap_err()),
+        ("too large", answer(200).bytes_within(4).await.unwrap_err()),
+        ("not text", Response::new(axum::body::Body::from(vec![0xff])).text().await.unwrap_err()),
+    ] {
+        let response = UpstreamFailed::from(error).into_response();
+        assert_eq!(response.status(), StatusCode::BAD_GATEWAY, "{name}");
+        let problem = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(!String::from_utf8_lossy(&problem).contains("secret"), "{name}");
+    }
+}
+
 /// Nobody is there to read it, or the service is shutting down.
 #[tokio::test]
 async fn what_is_canceled_is_answered_with_nothing() {
@@ -108,8 +126,9 @@ async fn a_caller_can_shorten_its_deadline_and_not_lengthen_it() {
         &[TimeoutHeader::new("x-seconds", |value| value.parse().ok().map(Duration::from_secs))];
     let standard = || InboundDeadlineLayer::new(ms(10_000));
     const ENVOY: &str = "x-envoy-expected-rq-timeout-ms";
+    type Row = (&'static str, InboundDeadlineLayer, &'static [(&'static str, &'static str)], Duration);
     #[rustfmt::skip]
-    let rows: Vec<(&str, InboundDeadlineLayer, &[(&str, &str)], Duration)> = vec![
+    let rows: Vec<Row> = vec![
         ("nothing said",         standard(),                &[],                                               ms(10_000)),
         ("Envoy",                standard(),                &[(ENVOY, "800")],                                 ms(800)),
         ("zero",                 standard(),                &[(ENVOY, "0")],                                   ms(0)),
