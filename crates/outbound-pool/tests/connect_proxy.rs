@@ -15,7 +15,9 @@ use hyper_util::client::legacy::connect::Connection;
 use outbound_core::{AtProxy, Delivery, Elapsed, Exchange, Failure, Kind, Phase, find};
 use outbound_pool::{
     Pool,
-    connect::{Connect, Matcher, NoTunnel, NotEncrypted, Protocols, Proxy, Tcp, Tls},
+    connect::{
+        Connect, Matcher, NoTunnel, NotAdmitted, NotEncrypted, Protocols, Proxy, ProxyAuthorization, Tcp, Tls,
+    },
 };
 use outbound_testkit::{Answer, Certificate, Friendly, Hostile, Refusal, Script, TestBody, handler};
 use support::*;
@@ -552,6 +554,57 @@ async fn tunnels_that_proxies_do_not_open() {
     }
 }
 
+/// However the proxy is spoken to: by then the connection to it is there, and TLS has had its turn.
+#[tokio::test]
+async fn a_tunnel_that_is_not_opened_over_tls() {
+    let local = Certificate::local();
+    let script = Script::new().read_head().write("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n");
+    let proxy = Hostile::new(script).tls(local.clone()).start();
+    let what = format!("https://{}", proxy.addr());
+    let inner = Tls::new(Tcp::new(), local.client([]));
+    let pool = build_with(Tls::new(Proxy::new(inner, all(&what)), local.client([])));
+    fails("407 over TLS", &pool, Kind::Invalid, &what).await;
+    drop(pool);
+    proxy.all_closed().await;
+}
+
+/// Once there is a tunnel, it is TLS that takes the time, whoever does it.
+#[tokio::test]
+async fn after_the_tunnel_comes_tls() {
+    let upstream = Hostile::new(Script::hello()).start();
+    let relay = Relay::new(upstream.addr()).await;
+    let proxy = Proxy::new(Tcp::new(), all(format_args!("http://{}", relay.addr))).enforce_http(false);
+    let handshake = tower::service_fn(move |uri: Uri| {
+        let tunnel = proxy.clone().oneshot(uri);
+        async move {
+            let _tunnel = tunnel.await?;
+            std::future::pending::<Result<hyper_util::rt::TokioIo<TcpStream>, outbound_core::BoxError>>()
+                .await
+        }
+    });
+    let pool = Pool::builder().tls_timeout(Duration::from_millis(1)).build(handshake).unwrap();
+    let error = fetch(&pool, get("https://a.example/".parse().unwrap())).await.map(drop).unwrap_err();
+    assert_eq!(find::<Elapsed>(&*error).unwrap().phase(), Phase::Tls, "{error}");
+}
+
+/// A port that the proxy's URI does not name is its scheme's, and the hook of `Tcp` sees the proxy.
+#[tokio::test]
+async fn where_proxies_are_dialed() {
+    for (proxy, dialed) in [
+        ("127.0.0.1", "127.0.0.1:80"),
+        ("http://127.0.0.1", "127.0.0.1:80"),
+        ("https://[::1]", "[::1]:443"),
+        ("socks4://127.0.0.1", "127.0.0.1:1080"),
+        ("socks5h://127.0.0.1", "127.0.0.1:1080"),
+        ("socks5://127.0.0.1:7", "127.0.0.1:7"),
+    ] {
+        let inner = Tls::new(Tcp::new().admit(|_| Err("no".into())), Certificate::local().client([]));
+        let error = Proxy::new(inner, all(proxy)).oneshot("http://a.example/".parse().unwrap()).await;
+        let error = error.map(drop).unwrap_err();
+        assert_eq!(find::<NotAdmitted>(&*error).unwrap().address(), dialed.parse().unwrap(), "{proxy}");
+    }
+}
+
 #[tokio::test]
 async fn proxies_that_cannot_be_reached() {
     let (refusal, local) = (Refusal::new(), Certificate::local());
@@ -634,6 +687,8 @@ async fn credentials_are_not_shown() {
         let connector = Proxy::new(Tcp::new(), matcher);
         assert!(!format!("{connector:?}").contains("secret"), "{connector:?}");
     }
+    let authorization = ProxyAuthorization::new("secret".parse().unwrap());
+    assert!(!format!("{authorization:?}").contains("secret"), "{authorization:?}");
     let proxy = Hostile::new(Script::hello()).start();
     let connector = Proxy::new(Tcp::new(), all(format_args!("http://user:secret@{}", proxy.addr())));
     let io = connector.oneshot("http://a.example/".parse().unwrap()).await.unwrap();
