@@ -170,7 +170,8 @@ async fn compare(options: &Options) -> Result<(), BoxError> {
 
     println!("\n{:<24} {:>12} {:>12}", "", "before", "after");
     let (first, last) = (after.samples[0], |run: &Run| run.samples.last().copied().unwrap_or_default());
-    let rows: [(&str, fn(&Run, Sample) -> String); 6] = [
+    type Row<'a> = (&'a str, fn(&Run, Sample) -> String);
+    let rows: [Row<'_>; 6] = [
         ("calls", |run, _| run.calls.to_string()),
         ("p50 of a call", |run, _| format!("{:.2} ms", run.p50.as_secs_f64() * 1e3)),
         ("p99 of a call", |run, _| format!("{:.2} ms", run.p99.as_secs_f64() * 1e3)),
@@ -242,7 +243,8 @@ fn draw(options: &Options, before: &Run, after: &Run) -> Result<(), BoxError> {
     }
     let area = SVGBackend::new(&options.svg, (900, 700)).into_drawing_area();
     area.fill(&WHITE)?;
-    let charts: [(&str, fn(&Sample) -> f64); 2] = [
+    type Chart<'a> = (&'a str, fn(&Sample) -> f64);
+    let charts: [Chart<'_>; 2] = [
         ("open sockets", |sample| sample.sockets as f64),
         ("resident memory, MB", |sample| sample.memory as f64 / 1e6),
     ];

@@ -15,7 +15,7 @@ pub(super) enum For {
     /// It encrypts what is opened.
     Tls,
     /// It speaks to a proxy over what is opened: HTTP/1.1, or SOCKS, and encrypted only if the proxy's URI says so.
-    #[cfg_attr(not(feature = "proxy"), expect(dead_code, reason = "the proxy is the one that says so"))]
+    #[cfg_attr(not(feature = "proxy"), allow(dead_code, reason = "the proxy is the one that says so"))]
     Proxy,
 }
 
