@@ -28,8 +28,8 @@
 //! - **Do not use it** to limit how many calls run at once (that is a concurrency limit's task: a call may be short of a
 //!   connection for other reasons), or one pool per call, which is what it exists to end.
 //! - **Order:** innermost; everything else goes around it.
-//! - **Holds** a connection from the moment it is granted until the response body has been read to its end, or is dropped: a
-//!   body that is dropped earlier costs its connection. It is back in the pool before the caller learns of the end.
+//! - **Holds** a connection from the moment it is granted until the response body has been read to its end, or is dropped: what is
+//!   left of a dropped body is read within `drain`, or costs the connection; over HTTP/2 it costs its stream. It is back in the pool before the caller learns of the end.
 //! - **Counts** every socket against its limits: also those being opened, and those being closed, until they are.
 //! - **Sends again** at most once, and only on a *reused* connection that died without a byte of response, which is how a server
 //!   that closed an idle connection looks: any request of which not a byte was written, and an idempotent one whose body, if it has
@@ -40,7 +40,7 @@
 //!   [`Failure::of`](outbound_core::Failure::of) reads them all. Timeouts are `TransportError`s with an `Elapsed` inside.
 //! - **Panics** if polled outside a Tokio runtime with I/O and time enabled.
 //!
-//! HTTP/1.1 for now. A `Host` header is added where the request has none; userinfo in a URI is never sent, nor logged.
+//! HTTP/1.1, and HTTP/2 where the connector has negotiated it or `http2_prior_knowledge` says so. A `Host` header is added where the request has none; userinfo in a URI is never sent, nor logged.
 //!
 //! ```text
 //! Pool ── call ──► slots: an idle connection? ── asks its socket ──► Sending ──► Body ──► back to slots

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::*;
+#[cfg(not(outbound_loom))]
 use crate::events::Why;
 
 /// Of even number: for one exchange at a time. Of odd number: for several.
