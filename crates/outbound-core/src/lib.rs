@@ -26,6 +26,7 @@
 //! - **Construction:** what is meant to be built once announces where it was built: [`Construction`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod at_proxy;
 mod connection;
 mod construction;
 mod context;
@@ -48,6 +49,7 @@ mod transport;
 mod units;
 mod words;
 
+pub use at_proxy::AtProxy;
 pub use connection::{ConnectionInfo, Established, Timings};
 pub use construction::{Construction, Watcher};
 pub use context::{Attempt, CallContext, CallSite, Idempotent, Message, UrlTemplate};

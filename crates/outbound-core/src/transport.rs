@@ -3,6 +3,7 @@
 use std::{error::Error, fmt, io, time::Duration};
 
 use crate::{
+    at_proxy::AtProxy,
     context::CallSite,
     elapsed::Elapsed,
     error::{BoxError, chain, find},
@@ -97,7 +98,11 @@ impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let snapshot = &*self.snapshot;
         if let Some(origin) = &snapshot.origin {
-            write!(f, "{origin}: ")?;
+            write!(f, "{origin}")?;
+            if let Some(at) = self.source.as_deref().and_then(|source| find::<AtProxy>(source)) {
+                write!(f, " through the proxy {}", at.proxy())?;
+            }
+            f.write_str(": ")?;
         }
         self.kind.happened(snapshot.phase, f)?;
         let source = self.source.as_deref().filter(|_| self.kind == Kind::Timeout);

@@ -4,8 +4,8 @@ use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
 use http::{Request, Version};
 use outbound_core::{
-    Attempt, BoxError, CallSite, ConnectionInfo, Deadline, Delivery, Elapsed, Established, Exchange, Holders,
-    InvalidOrigin, Kind, Origin, Overloaded, Phase, Snapshot, TransportError, chain, find,
+    AtProxy, Attempt, BoxError, CallSite, ConnectionInfo, Deadline, Delivery, Elapsed, Established, Exchange,
+    Holders, InvalidOrigin, Kind, Origin, Overloaded, Phase, Snapshot, TransportError, chain, find,
 };
 use tokio::time::advance;
 
@@ -171,6 +171,13 @@ async fn transport_error() {
             "a limit",
             error(Kind::Timeout, 1, None, Phase::Connect).await.because(elapsed()),
             "https://a.example:8443: timed out connecting for 1.25 s (limit 1 s), nothing was sent",
+        ),
+        (
+            "at a proxy",
+            error(Kind::Refused, 1, None, Phase::Connect)
+                .await
+                .because(AtProxy::new("http://proxy.example:3128", io::Error::from_raw_os_error(111))),
+            "https://a.example:8443 through the proxy http://proxy.example:3128: connection refused after 1.50 s, nothing was sent",
         ),
         (
             "a limit of another call",
@@ -362,6 +369,9 @@ fn sources() {
     assert!(Elapsed::new(Phase::Head, SEC).source().is_none());
     assert!(Overloaded::new("pool", 1, 1).source().is_none());
     assert!(InvalidOrigin::NoHost.source().is_none());
+    let error = AtProxy::new("http://proxy.example:3128", Overloaded::new("pool", 1, 1));
+    assert_eq!(error.to_string(), "the proxy http://proxy.example:3128 could not be used");
+    assert_eq!((error.proxy(), find::<Overloaded>(&error).is_some()), ("http://proxy.example:3128", true));
 }
 
 /// Says its name, and what caused it.

@@ -3,67 +3,57 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
-use outbound_core::{BoxError, ConnectionInfo, Failure, Timings, TransportError};
+use outbound_core::{BoxError, ConnectionInfo, Timings};
 
-use crate::connection::Lease;
+use crate::{http1, http2};
 
 /// A response body of the pool.
 ///
-/// Its connection is back in the pool *before* the caller learns of the end. Dropped earlier, it closes the connection: what is
-/// left of the response is in the way of the next one.
+/// Its connection is back in the pool *before* the caller learns of the end. Dropped earlier, over HTTP/1.1, what is left of it is
+/// read by a task of its own, within [`Builder::drain`](crate::Builder::drain), so that the connection can be used again; if there
+/// is more than that, the connection is closed. Over HTTP/2 its stream is reset, which does the connection no harm.
 ///
-/// **Errors:** [`TransportError`] in [`Phase::Body`](outbound_core::Phase::Body); the response had been answered.
-pub struct Body {
-    incoming: Incoming,
-    lease: Option<Lease>,
-    /// Whether the connection may be used again after this response.
-    reusable: bool,
+/// **Errors:** [`TransportError`](outbound_core::TransportError) in [`Phase::Body`](outbound_core::Phase::Body); the response had been
+/// answered.
+pub struct Body(Version);
+
+enum Version {
+    Http1(http1::Body),
+    Http2(http2::Body),
 }
 
 impl Body {
-    pub(crate) fn new(incoming: Incoming, lease: Lease, reusable: bool) -> Self {
-        let mut body = Self { incoming, lease: Some(lease), reusable };
-        if body.incoming.is_end_stream() {
-            body.finish();
-        }
-        body
-    }
-
     /// The connection it comes over; `None` once the body has ended.
     pub fn connection(&self) -> Option<ConnectionInfo> {
-        self.lease.as_ref()?.exchange.as_ref()?.connection()
+        match &self.0 {
+            Version::Http1(body) => body.connection(),
+            Version::Http2(body) => body.connection(),
+        }
     }
 
     /// The time that the exchange has spent in each phase so far; `None` once the body has ended.
     pub fn timings(&self) -> Option<Timings> {
-        Some(self.lease.as_ref()?.exchange.as_ref()?.timings())
-    }
-
-    /// The exchange is over: in both directions, or the connection is not to be used again.
-    fn finish(&mut self) {
-        let Some(mut lease) = self.lease.take() else { return };
-        let is_over = self.reusable && lease.wire.is_uploaded() && !lease.is_closed();
-        lease.wire.end();
-        if is_over {
-            lease.served += 1;
-            lease.fields.forget();
-            lease.release();
+        match &self.0 {
+            Version::Http1(body) => body.timings(),
+            Version::Http2(body) => body.timings(),
         }
     }
+}
 
-    fn fail(&mut self, error: hyper::Error) -> BoxError {
-        let kind = Failure::of(&error).kind();
-        let lease = self.lease.take();
-        match lease.as_ref().and_then(|lease| lease.exchange.as_ref()) {
-            Some(exchange) => TransportError::new(kind, exchange).because(error).into(),
-            None => error.into(),
-        }
+impl From<http1::Body> for Body {
+    fn from(body: http1::Body) -> Self {
+        Self(Version::Http1(body))
+    }
+}
+
+impl From<http2::Body> for Body {
+    fn from(body: http2::Body) -> Self {
+        Self(Version::Http2(body))
     }
 }
 
@@ -75,28 +65,24 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        Poll::Ready(match frame {
-            Some(Err(error)) => Some(Err(self.fail(error))),
-            Some(Ok(frame)) => {
-                if self.incoming.is_end_stream() {
-                    self.finish();
-                }
-                Some(Ok(frame))
-            }
-            None => {
-                self.finish();
-                None
-            }
-        })
+        match &mut self.0 {
+            Version::Http1(body) => body.poll_frame(cx),
+            Version::Http2(body) => body.poll_frame(cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        match &self.0 {
+            Version::Http1(body) => body.is_end_stream(),
+            Version::Http2(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.0 {
+            Version::Http1(body) => body.size_hint(),
+            Version::Http2(body) => body.size_hint(),
+        }
     }
 }
 

@@ -17,10 +17,12 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::{
     body::Body,
     connect::{Connect, Opening, Progress, kind_of},
-    connection::{Lease, Opened, Slot, Waiting},
+    connection::{Connection, Lease, Opened, Slot, Waiting},
+    http1::{self, Exclusive},
+    http2::{self, Streaming},
     pool::Shared,
-    sending::{Broken, Call, Sending},
-    slots::{Acquire, Full, Turn},
+    request::Call,
+    slots::{Acquire, Ask, Nature, Now, Refusal, Ticket, Turn},
 };
 
 /// The response to come, of [`Pool`](crate::Pool).
@@ -38,12 +40,13 @@ pub struct ResponseFuture<C> {
 
 enum State {
     Begin(Option<Result<Call, InvalidOrigin>>),
-    Warm(Sending),
+    Http1(http1::Sending),
+    Http2(Streaming),
     Cold(Cold),
 }
 
 type Cold = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
-type Acquired = Acquire<Origin, Box<crate::connection::Connection>>;
+type Acquired = Acquire<Origin, Connection>;
 
 // === ResponseFuture ===
 
@@ -70,17 +73,35 @@ impl<C: Connect> Future for ResponseFuture<C> {
                     if call.deadline.is_past() {
                         return Poll::Ready(Err(Elapsed::new(Phase::Queue, Duration::ZERO).into()));
                     }
-                    this.state = match this.shared.acquire(&call)? {
-                        Acquire::Now(lease) => State::Warm(Sending::new(lease, call)),
+                    let mut call = call;
+                    this.state = match this.shared.acquire(&mut call, None)? {
+                        Acquire::Now(lease) => State::on(lease, call),
                         later => State::Cold(Box::pin(go(this.shared.clone(), call, later))),
                     };
                 }
-                State::Warm(sending) => match ready!(Pin::new(sending).poll(cx)) {
-                    Ok(response) => return Poll::Ready(Ok(response)),
+                State::Http1(sending) => match ready!(Pin::new(sending).poll(cx)) {
+                    Ok(response) => return Poll::Ready(Ok(response.map(Body::from))),
                     Err(broken) => this.state = State::Cold(Box::pin(go_again(this.shared.clone(), broken))),
+                },
+                State::Http2(streaming) => match ready!(Pin::new(streaming).poll(cx)) {
+                    Ok(response) => return Poll::Ready(Ok(response.map(Body::from))),
+                    Err(http2::Failed::For(error)) => return Poll::Ready(Err(error)),
+                    Err(http2::Failed::Again(mut call)) => {
+                        let acquired = this.shared.acquire(&mut call, None)?;
+                        this.state = State::Cold(Box::pin(go(this.shared.clone(), *call, acquired)));
+                    }
                 },
                 State::Cold(cold) => return cold.as_mut().poll(cx),
             }
+        }
+    }
+}
+
+impl State {
+    fn on(lease: Lease, call: Call) -> Self {
+        match &*lease {
+            Connection::Http1(_) => Self::Http1(http1::Sending::new(Exclusive::new(lease), call)),
+            Connection::Http2(_) => Self::Http2(Streaming::new(lease, call)),
         }
     }
 }
@@ -93,46 +114,114 @@ impl<C> fmt::Debug for ResponseFuture<C> {
 
 // === the long way ===
 
+/// As often as is allowed: a request goes out a second time at most.
 async fn go<C: Connect>(
     shared: Arc<Shared<C>>,
     mut call: Call,
-    acquired: Acquired,
+    mut acquired: Acquired,
 ) -> Result<Response<Body>, BoxError> {
-    let lease = match acquired {
-        Acquire::Now(lease) => lease,
-        Acquire::Later(waiting) => shared.obtain(&mut call, waiting).await?,
-    };
-    match Sending::new(lease, call).await {
-        Ok(response) => Ok(response),
-        Err(broken) => go_again(shared, broken).await,
+    loop {
+        let lease = match acquired {
+            Acquire::Now(lease) => lease,
+            Acquire::Later(waiting) => shared.obtain(&mut call, waiting).await?,
+        };
+        let failed = match State::on(lease, call) {
+            State::Http1(sending) => match sending.await {
+                Ok(response) => return Ok(response.map(Body::from)),
+                Err(broken) => return go_again(shared, broken).await,
+            },
+            State::Http2(streaming) => match streaming.await {
+                Ok(response) => return Ok(response.map(Body::from)),
+                Err(failed) => failed,
+            },
+            State::Begin(_) | State::Cold(_) => unreachable!("a lease is of one version or the other"),
+        };
+        match failed {
+            http2::Failed::For(error) => return Err(error),
+            http2::Failed::Again(again) => call = *again,
+        }
+        acquired = shared.acquire(&mut call, None)?;
     }
 }
 
-/// Once more, on a new connection.
+/// Once more, on a new connection in the place of the one that broke.
 async fn go_again<C: Connect>(
     shared: Arc<Shared<C>>,
-    broken: Box<Broken>,
+    broken: Box<http1::Broken>,
 ) -> Result<Response<Body>, BoxError> {
+    if !broken.may_go_again() {
+        return Err(broken.into_error());
+    }
     let (mut call, slot) = broken.recover().await?;
     let lease = shared.reopen(&mut call, slot).await?;
-    match Sending::new(lease, call).await {
-        Ok(response) => Ok(response),
-        Err(broken) => Err(broken.into_error()),
-    }
+    Box::pin(go(shared, call, Acquire::Now(lease))).await
 }
 
 impl<C: Connect> Shared<C> {
-    /// An idle connection that is alive, or a place in the queue.
-    fn acquire(&self, call: &Call) -> Result<Acquired, BoxError> {
-        let mut acquired = self.slots.acquire(&call.origin, call.site);
-        while let Ok(Acquire::Now(mut lease)) = acquired {
-            if lease.hold() {
-                return Ok(Acquire::Now(lease));
+    /// A connection that can be used as far as is known, or a place in the queue.
+    fn acquire(&self, call: &mut Call, ticket: Option<Ticket>) -> Result<Acquired, BoxError> {
+        let nature = self.nature(&call.origin);
+        let mut ask = Ask { ticket, site: call.site, now: Now::read(), nature };
+        loop {
+            match self.slots.acquire(&call.origin, ask) {
+                Ok(Acquire::Now(mut lease)) => {
+                    if hold(&mut lease) {
+                        return Ok(Acquire::Now(lease));
+                    }
+                    ask.ticket = Some(lease.bury());
+                }
+                Ok(later) => return Ok(later),
+                Err(Refusal::Full { limit, waiting }) => {
+                    return Err(Overloaded::new("the connection pool", limit, waiting).into());
+                }
+                Err(Refusal::Closed) => return Err(closed(call.exchange()).into()),
             }
-            let ticket = lease.bury();
-            acquired = self.slots.reacquire(&call.origin, call.site, ticket);
         }
-        acquired.map_err(overloaded)
+    }
+
+    /// What connections to `origin` are taken for until one is open.
+    fn nature(&self, origin: &Origin) -> Nature {
+        match origin.is_https() || self.http.prior_knowledge {
+            true => Nature::Unknown,
+            false => Nature::Exclusive,
+        }
+    }
+
+    /// Opens connections for nobody.
+    pub(crate) async fn prewarm(&self, origin: &Origin, connections: usize) -> Result<usize, BoxError> {
+        let mut opened = 0;
+        loop {
+            let slots = self.slots.reserve(origin, connections, self.nature(origin));
+            if slots.is_empty() {
+                return Ok(opened);
+            }
+            let exchange = Exchange::new();
+            exchange.aim(origin.clone(), &Request::new(()));
+            let forever = Due::now(Deadline::default());
+            let mut dials: Vec<_> =
+                slots.into_iter().map(|slot| self.dial(Arc::new(slot), origin, forever)).collect();
+            std::future::poll_fn(|cx| {
+                let mut failed = None;
+                dials.retain_mut(|dial| match dial.poll(&exchange, cx) {
+                    Poll::Pending => true,
+                    Poll::Ready(Ok(dialed)) => {
+                        dialed.lease(0, None).release();
+                        opened += 1;
+                        false
+                    }
+                    Poll::Ready(Err(error)) => {
+                        failed.get_or_insert(error);
+                        false
+                    }
+                });
+                match failed {
+                    Some(error) => Poll::Ready(Err(error)),
+                    None if dials.is_empty() => Poll::Ready(Ok(())),
+                    None => Poll::Pending,
+                }
+            })
+            .await?;
+        }
     }
 
     /// Waits until a connection is set free, or is opened for this call.
@@ -147,20 +236,21 @@ impl<C: Connect> Shared<C> {
                 match turn {
                     Turn::Dial(slot) => dial = Some(self.dial(Arc::new(slot), &origin, deadline)),
                     Turn::Reuse(mut lease) => {
-                        if lease.hold() {
+                        if hold(&mut lease) {
                             if let Some(Dial { opening, .. }) = dial.take() {
-                                tokio::spawn(finish(opening));
+                                self.keeper.drive(finish(opening));
                             }
                             return Poll::Ready(Ok(lease));
                         }
                         lease.bury();
                         waiting.requeue();
                     }
+                    Turn::Closed => return Poll::Ready(Err(closed(exchange))),
                 }
             }
             if let Some(dial) = &mut dial {
-                let Opened { connection, slot } = ready!(dial.poll(exchange, cx))?;
-                return Poll::Ready(Ok(slot.lease(connection, waiting.ticket(), site)));
+                let opened = ready!(dial.poll(exchange, cx))?;
+                return Poll::Ready(Ok(opened.lease(waiting.ticket(), site)));
             }
             ready!(timer.as_mut().poll(cx));
             let elapsed = Elapsed::new(Phase::Acquire, limit).took(deadline.since.elapsed());
@@ -177,12 +267,12 @@ impl<C: Connect> Shared<C> {
         let deadline = Due::now(call.deadline);
         let (mut dial, site) = (self.dial(slot, &call.origin, deadline), call.site);
         let exchange = call.exchange();
-        let Opened { connection, slot } = std::future::poll_fn(|cx| dial.poll(exchange, cx)).await?;
-        deadline.keep(slot.lease(connection, 0, site), exchange)
+        let opened = std::future::poll_fn(|cx| dial.poll(exchange, cx)).await?;
+        deadline.keep(opened.lease(0, site), exchange)
     }
 
     fn dial(&self, slot: Arc<Slot>, origin: &Origin, deadline: Due) -> Dial {
-        let (connector, reaper, id) = (self.connector.clone(), self.reaper.clone(), self.next_id());
+        let (connector, keeper) = (self.connector.clone(), self.keeper.clone());
         let (progress, origin, http) = (Progress::new(self.timeouts.dial), origin.clone(), self.http);
         let reporter = progress.clone();
         let opening = Box::pin(async move {
@@ -190,7 +280,7 @@ impl<C: Connect> Shared<C> {
             let slot = slot;
             let uri: Uri = origin.to_string().parse()?;
             let dialed = reporter.open(connector, uri).await?;
-            Opened::new(dialed, slot, id, &origin, http, &reaper).await
+            Opened::new(dialed, slot, &origin, http, &keeper).await
         });
         Dial { progress, opening, deadline, overdue: Box::pin(sleep(deadline.left)) }
     }
@@ -242,7 +332,7 @@ impl Due {
     /// Nothing is sent once it has passed, even if the connection for it is there.
     fn keep(self, mut lease: Lease, exchange: &Exchange) -> Result<Lease, BoxError> {
         if self.deadline.is_past() {
-            drop(lease.let_go());
+            let_go(&mut lease);
             lease.release();
             return Err(self.passed(exchange).into());
         }
@@ -255,14 +345,40 @@ impl Due {
     }
 }
 
-fn overloaded(Full { limit, waiting }: Full) -> BoxError {
-    Overloaded::new("the connection pool", limit, waiting).into()
+/// Whether a request can be sent on it, as far as that can be known.
+fn hold(lease: &mut Lease) -> bool {
+    match &mut **lease {
+        Connection::Http1(connection) => connection.hold(),
+        Connection::Http2(connection) => connection.is_open(),
+    }
+}
+
+fn let_go(lease: &mut Lease) {
+    if let Connection::Http1(connection) = &mut **lease {
+        drop(connection.let_go());
+    }
+}
+
+fn closed(exchange: &Exchange) -> TransportError {
+    TransportError::new(Kind::Canceled, exchange).because(Closed)
 }
 
 /// A dial that was overtaken: its connection is for whoever comes next.
 async fn finish(opening: Opening) {
     match opening.await {
-        Ok(Opened { connection, slot }) => slot.lease(connection, 0, None).release(),
+        Ok(opened) => opened.lease(0, None).release(),
         Err(error) => tracing::debug!(%error, "a dial that nobody needed any more failed"),
     }
 }
+
+/// The pool was closed: nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed;
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the pool is closed")
+    }
+}
+
+impl std::error::Error for Closed {}

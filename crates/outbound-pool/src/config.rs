@@ -1,6 +1,11 @@
 //! The limits of a pool, checked before anything is opened.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
 
 use outbound_core::Construction;
 
@@ -24,6 +29,12 @@ use crate::{
 /// | `resolve_timeout` | 5 s | one try of the usual resolver |
 /// | `connect_timeout` | 10 s | three SYN retransmissions (1 + 2 + 4 s); what OkHttp takes |
 /// | `tls_timeout` | 10 s | what Go takes |
+/// | `max_lifetime` | none | a server that wants its connections closed says so |
+/// | `max_requests_per_connection` | none | likewise |
+/// | `drain` | 64 KiB, 100 ms | about what a handshake costs |
+/// | `http2_handshake_timeout` | 10 s | what the TLS handshake gets |
+/// | `http2_keep_alive` | off | some servers take pings amiss |
+/// | `http2_ping_timeout` | 10 s | several retransmissions |
 /// | `max_head_size` | 64 KiB | several times what servers send; eight times what they commonly take |
 #[derive(Clone, Debug)]
 #[must_use]
@@ -37,6 +48,9 @@ pub struct Builder {
     acquire_timeout: Duration,
     dial: connect::Limits,
     http: Http,
+    max_lifetime: Duration,
+    max_requests: u64,
+    seed: Option<u64>,
 }
 
 /// These limits make no sense: nothing was built.
@@ -53,7 +67,6 @@ pub enum InvalidConfig {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
     pub(crate) acquire: Duration,
-    pub(crate) idle: Duration,
     pub(crate) dial: connect::Limits,
 }
 
@@ -61,6 +74,13 @@ pub(crate) struct Timeouts {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Http {
     pub(crate) max_head_size: usize,
+    /// Plain connections are HTTP/2 without asking.
+    pub(crate) prior_knowledge: bool,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) keep_alive: Option<Duration>,
+    pub(crate) ping_timeout: Duration,
+    /// Bytes, and for how long.
+    pub(crate) drain: (u64, Duration),
 }
 
 // === Builder ===
@@ -80,7 +100,17 @@ impl Builder {
                 connect: Duration::from_secs(10),
                 tls: Duration::from_secs(10),
             },
-            http: Http { max_head_size: 64 * 1024 },
+            http: Http {
+                max_head_size: 64 * 1024,
+                prior_knowledge: false,
+                handshake_timeout: Duration::from_secs(10),
+                keep_alive: None,
+                ping_timeout: Duration::from_secs(10),
+                drain: (64 * 1024, Duration::from_millis(100)),
+            },
+            max_lifetime: Duration::MAX,
+            max_requests: u64::MAX,
+            seed: None,
         }
     }
 
@@ -152,6 +182,59 @@ impl Builder {
         self
     }
 
+    /// How long a connection may be open and still be given to another exchange, less up to a tenth, so that those that were
+    /// opened together are not closed together; `Duration::MAX`, the default, for ever.
+    pub const fn max_lifetime(mut self, lifetime: Duration) -> Self {
+        self.max_lifetime = lifetime;
+        self
+    }
+
+    /// How many exchanges a connection may carry; `u64::MAX`, the default, for any number.
+    pub const fn max_requests_per_connection(mut self, requests: u64) -> Self {
+        self.max_requests = requests;
+        self
+    }
+
+    /// How many bytes, for how long, of a response over HTTP/1.1 whose body was dropped are still read, so that its connection can be
+    /// used again; 0 bytes closes it at once.
+    pub const fn drain(mut self, bytes: u64, time: Duration) -> Self {
+        self.http.drain = (bytes, time);
+        self
+    }
+
+    /// Speaks HTTP/2 over plain connections without asking (RFC 9113, 3.3). Over TLS what the connector has negotiated decides, with or
+    /// without this.
+    pub const fn http2_prior_knowledge(mut self, known: bool) -> Self {
+        self.http.prior_knowledge = known;
+        self
+    }
+
+    /// How long an HTTP/2 server may take to say how many streams it allows, before anything is sent.
+    pub const fn http2_handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.http.handshake_timeout = timeout;
+        self
+    }
+
+    /// Asks an HTTP/2 server by a ping whether it is there, when it has said nothing for so long while exchanges go on. Off by default:
+    /// there are servers that take it amiss (gRPC: `too_many_pings`).
+    pub const fn http2_keep_alive(mut self, interval: Duration) -> Self {
+        self.http.keep_alive = Some(interval);
+        self
+    }
+
+    /// How long the answer to a ping may take. Besides [`http2_keep_alive`](Self::http2_keep_alive) a server is asked when an exchange was given
+    /// up of which it had not said a word.
+    pub const fn http2_ping_timeout(mut self, timeout: Duration) -> Self {
+        self.http.ping_timeout = timeout;
+        self
+    }
+
+    /// What the jitter of `max_lifetime` is made of: the same seed, the same jitter. Random by default.
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
     /// A pool with these limits, whose connections `connector` opens.
     ///
     /// # Errors
@@ -159,7 +242,7 @@ impl Builder {
     #[track_caller]
     pub fn build<C: Connect>(self, connector: C) -> Result<Pool<C>, InvalidConfig> {
         let limits = self.limits()?;
-        let timeouts = Timeouts { acquire: self.acquire_timeout, idle: self.idle_timeout, dial: self.dial };
+        let timeouts = Timeouts { acquire: self.acquire_timeout, dial: self.dial };
         Construction::announce("pool");
         Ok(Pool::new(connector, limits, timeouts, self.http))
     }
@@ -182,6 +265,11 @@ impl Builder {
             (self.dial.connect.as_nanos(), "connect_timeout"),
             (self.dial.tls.as_nanos(), "tls_timeout"),
             (self.http.max_head_size as u128, "max_head_size"),
+            (self.http.handshake_timeout.as_nanos(), "http2_handshake_timeout"),
+            (self.http.ping_timeout.as_nanos(), "http2_ping_timeout"),
+            (self.http.keep_alive.map_or(1, |interval| interval.as_nanos()), "http2_keep_alive"),
+            (self.max_lifetime.as_nanos(), "max_lifetime"),
+            (u128::from(self.max_requests), "max_requests_per_connection"),
         ] {
             if limit == 0 {
                 return Err(InvalidConfig::Zero(name));
@@ -197,7 +285,17 @@ impl Builder {
                 return Err(InvalidConfig::Above(part_name, whole_name));
             }
         }
-        Ok(slots::Limits { total, per_host, idle, idle_per_host, waiting: self.max_waiting })
+        Ok(slots::Limits {
+            total,
+            per_host,
+            idle,
+            idle_per_host,
+            waiting: self.max_waiting,
+            idle_timeout: self.idle_timeout.min(FOR_EVER),
+            lifetime: (self.max_lifetime < FOR_EVER).then_some(self.max_lifetime),
+            requests: self.max_requests,
+            seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
+        })
     }
 }
 
@@ -213,3 +311,6 @@ impl fmt::Display for InvalidConfig {
 }
 
 impl Error for InvalidConfig {}
+
+/// As long as the clock can be added to it without overflow, and longer than any process.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);

@@ -2,15 +2,13 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use http::{Request, Response};
-use outbound_core::BoxError;
+use http::{Request, Response, Uri};
+use outbound_core::{BoxError, Origin};
 use tower_service::Service;
 
 use crate::{
@@ -19,7 +17,8 @@ use crate::{
     config::{Builder, Http, Timeouts},
     connect::Connect,
     connection::Slots,
-    reaper::Reaper,
+    events::Events,
+    keeper::Keeper,
     slots::Limits,
     stats::Stats,
 };
@@ -41,8 +40,7 @@ pub(crate) struct Shared<C> {
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) http: Http,
-    pub(crate) reaper: Arc<Reaper>,
-    ids: AtomicU64,
+    pub(crate) keeper: Arc<Keeper>,
 }
 
 // === Pool ===
@@ -57,14 +55,46 @@ impl Pool<()> {
 impl<C> Pool<C> {
     pub(crate) fn new(connector: C, limits: Limits, timeouts: Timeouts, http: Http) -> Self {
         let slots = Slots::new(limits);
-        let reaper = Reaper::new(&slots, timeouts.idle);
-        let ids = AtomicU64::new(1);
-        Self { shared: Arc::new(Shared { slots, connector, limits, timeouts, http, reaper, ids }) }
+        let keeper = Keeper::new(&slots, limits.lifetime);
+        Self { shared: Arc::new(Shared { slots, connector, limits, timeouts, http, keeper }) }
     }
 
     /// Connections and waiting calls, over all and per origin, and what has happened so far. Takes the pool's lock once.
     pub fn stats(&self) -> Stats {
         self.shared.slots.stats()
+    }
+
+    /// What happens to its connections from now on. Costs nothing before it was called for the first time.
+    pub fn events(&self) -> Events {
+        Events(self.shared.slots.events())
+    }
+
+    /// Closes the pool for all its clones, and waits until its last socket is closed.
+    ///
+    /// What is idle is closed at once; a call that waits or comes later fails ([`Kind::Canceled`](outbound_core::Kind::Canceled), nothing sent); an exchange that goes on may
+    /// end within `limit`, then its socket is closed and it fails. What is out of the pool's hands (an upgraded connection, a dial
+    /// whose future is neither polled nor dropped) is not waited for much longer. A second close waits for the same end. Dropped,
+    /// this future leaves the pool closed, and what goes on to end by itself.
+    pub async fn close(&self, limit: Duration) {
+        let slots = &self.shared.slots;
+        let closed = || std::future::poll_fn(|cx| slots.poll_closed(cx));
+        slots.close();
+        if tokio::time::timeout(limit, closed()).await.is_err() {
+            self.shared.keeper.abort();
+            let _ = tokio::time::timeout(GRACE, closed()).await;
+        }
+    }
+}
+
+impl<C: Connect> Pool<C> {
+    /// Opens connections to the origin of `uri` until it has `connections`, at most as many as the limits leave room for; one is enough
+    /// where it is shared (HTTP/2). Returned is how many were opened. Dropped, it opens no more.
+    ///
+    /// # Errors
+    /// [`InvalidOrigin`](outbound_core::InvalidOrigin) for a URI without scheme or host, else what the first dial that fails fails with: a
+    /// [`TransportError`](outbound_core::TransportError).
+    pub async fn prewarm(&self, uri: &Uri, connections: usize) -> Result<usize, BoxError> {
+        self.shared.prewarm(&Origin::of(uri)?, connections).await
     }
 }
 
@@ -104,15 +134,12 @@ impl<C> fmt::Debug for Pool<C> {
 
 // === Shared ===
 
-impl<C> Shared<C> {
-    pub(crate) fn next_id(&self) -> u64 {
-        self.ids.fetch_add(1, Relaxed)
-    }
-}
-
 impl<C> Drop for Shared<C> {
     fn drop(&mut self) {
         self.slots.shut();
-        self.reaper.stop();
+        self.keeper.stop();
     }
 }
+
+/// For sockets that were told to close, and tasks that were aborted.
+const GRACE: Duration = Duration::from_millis(500);

@@ -8,6 +8,8 @@ use outbound_core::Origin;
 pub struct Stats<K = Origin> {
     /// Connections over all origins.
     pub connections: Counts,
+    /// Exchanges going on: an HTTP/2 connection may carry several.
+    pub exchanges: usize,
     /// Calls that wait for a connection and have none being opened for them.
     pub waiting: usize,
     /// What has happened since the pool was built.
@@ -58,10 +60,12 @@ pub struct Totals {
     pub waited: u64,
     /// Calls turned away because the queue was full.
     pub overflowed: u64,
-    /// Idle connections closed to make room for another origin.
+    /// Connections closed, or given no more exchanges, to make room for another origin.
     pub evicted: u64,
     /// Idle connections closed by the idle timeout.
     pub expired: u64,
+    /// Connections that take no more exchanges because of `max_lifetime` or `max_requests_per_connection`.
+    pub retired: u64,
     /// Idle connections closed because more than `max_idle` or `max_idle_per_host` were.
     pub surplus: u64,
     /// Idle connections that the peer closed.

@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use outbound_core::BoxError;
 
-use crate::wire::Wire;
+use crate::http1::Wire;
 
 /// A request body inside a connection. One that has ended from the start costs nothing; any other is boxed once, so that it can
 /// be moved to another connection although it has been polled.
@@ -75,10 +75,23 @@ impl Upload {
 
     /// It goes over `wire`, and is announced to be so long.
     pub(crate) fn on(&mut self, wire: &Arc<Wire>, keep: Keep, length: Option<u64>) {
-        self.left = length;
+        self.announce(keep, length);
         if self.rest.is_some() {
             self.wire = Some(wire.clone());
-            self.keep = keep;
+        }
+    }
+
+    /// It is announced to be so long.
+    pub(crate) fn announce(&mut self, keep: Keep, length: Option<u64>) {
+        (self.keep, self.left) = (keep, length);
+    }
+
+    /// It starts again from its beginning, if all that was taken of it is there.
+    pub(crate) fn rewound(mut self) -> Option<Self> {
+        match self.rest.take() {
+            Some(rest) if rest.is_lost => None,
+            Some(rest) => Some(rest.into()),
+            None => Some(Self::default()),
         }
     }
 

@@ -154,7 +154,7 @@ async fn after_any_number_of_frames() {
             Script::new().read_head().dribble(answer.clone(), 1, Duration::from_micros(50)).stall(),
         )
         .start();
-        let pool = pool();
+        let pool = build(Pool::builder().drain(0, Duration::ZERO));
         let mut body = send(&pool, get(upstream.uri("/"))).await.unwrap().into_body();
         for _ in 0..frames {
             body.frame().await;

@@ -8,6 +8,7 @@ use std::{
     marker::PhantomPinned,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -212,7 +213,7 @@ async fn a_body_dropped_half_way_closes_its_connection_at_once() {
     ] {
         for frames in 0..3 {
             let upstream = Hostile::new(Script::new().exchange(answer.clone())).start();
-            let pool = pool();
+            let pool = build(Pool::builder().drain(0, Duration::ZERO));
             let mut body = send(&pool, get(upstream.uri("/"))).await.expect(name).into_body();
             for _ in 0..frames.min(if name == "cut" { 1 } else { 3 }) {
                 body.frame().await.unwrap().unwrap();

@@ -26,10 +26,12 @@ pin_project_lite::pin_project! {
 
 impl<B: Body> TelemetryBody<B> {
     pub(crate) fn new(body: B, attempt: Ongoing) -> Self {
-        let mut attempt = Some(attempt);
-        if body.is_end_stream() {
-            attempt.take().map(Ongoing::complete);
-        }
+        let attempt = if body.is_end_stream() {
+            attempt.complete();
+            None
+        } else {
+            Some(attempt)
+        };
         Self { body, attempt }
     }
 }
@@ -47,22 +49,22 @@ impl<B: Body<Error: Into<BoxError>>> Body for TelemetryBody<B> {
             let _entered = this.attempt.as_ref().map(|attempt| attempt.span.enter());
             ready!(this.body.as_mut().poll_frame(cx))
         };
-        let frame = frame.transpose().map_err(Into::into);
-        if let Some(attempt) = this.attempt {
+        let frame = frame.map(|frame| frame.map_err(Into::into));
+        if let Some(mut attempt) = this.attempt.take() {
             match &frame {
-                Ok(Some(frame)) => attempt.read(frame.data_ref().map_or(0, Buf::remaining)),
-                Ok(None) => {}
-                Err(error) => attempt.failed(&**error),
+                None => attempt.complete(),
+                Some(Err(error)) => attempt.failed(&**error),
+                Some(Ok(frame)) => {
+                    attempt.read(frame.data_ref().map_or(0, Buf::remaining));
+                    if this.body.is_end_stream() {
+                        attempt.complete();
+                    } else {
+                        *this.attempt = Some(attempt);
+                    }
+                }
             }
         }
-        match &frame {
-            Err(_) => drop(this.attempt.take()),
-            Ok(Some(_)) if !this.body.is_end_stream() => {}
-            Ok(_) => {
-                this.attempt.take().map(Ongoing::complete);
-            }
-        }
-        Poll::Ready(frame.transpose())
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The layers by name on a `ServiceBuilder`.
 
 use tower::ServiceBuilder;
-#[cfg(any(feature = "limit", feature = "retry", feature = "timeout"))]
+#[cfg(any(feature = "limit", feature = "retry", feature = "telemetry", feature = "timeout"))]
 use tower_layer::Stack;
 
 /// Adds outbound's layers to a [`ServiceBuilder`], each by the one value it must have; for its options, give the layer itself to
@@ -23,7 +23,8 @@ use tower_layer::Stack;
 /// ```
 ///
 /// # Order
-/// As above, and each place has its reason: *limit inside retry*, so that a call asleep in backoff holds no permit; *timeout inside
+/// As above, with `telemetry` after `retries`, and each place has its reason: *telemetry inside retry*, so that each attempt is told
+/// of, and outside the rest, so that queueing is; *limit inside retry*, so that a call asleep in backoff holds no permit; *timeout inside
 /// limit*, so that queueing does not eat the attempt's time; *deadline outside retry*, so that it bounds backoff too.
 pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
     /// Gives each call so long in all: [`DeadlineLayer::new`](outbound_timeout::DeadlineLayer::new).
@@ -43,6 +44,13 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
     /// Retries as `policy` says: [`RetryLayer::new`](outbound_retry::RetryLayer::new).
     #[cfg(feature = "retry")]
     fn retries<P>(self, policy: P) -> ServiceBuilder<Stack<outbound_retry::RetryLayer<P>, L>>;
+
+    /// Tells `meter`, and `tracing`, of each attempt: [`TelemetryLayer::new`](outbound_telemetry::TelemetryLayer::new).
+    #[cfg(feature = "telemetry")]
+    fn telemetry(
+        self,
+        meter: &opentelemetry::metrics::Meter,
+    ) -> ServiceBuilder<Stack<outbound_telemetry::TelemetryLayer, L>>;
 
     /// Lets so many calls through at once:
     /// [`ConcurrencyLimitLayer::new`](outbound_limit::ConcurrencyLimitLayer::new).
@@ -73,6 +81,14 @@ impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
     #[cfg(feature = "retry")]
     fn retries<P>(self, policy: P) -> ServiceBuilder<Stack<outbound_retry::RetryLayer<P>, L>> {
         self.layer(outbound_retry::RetryLayer::new(policy))
+    }
+
+    #[cfg(feature = "telemetry")]
+    fn telemetry(
+        self,
+        meter: &opentelemetry::metrics::Meter,
+    ) -> ServiceBuilder<Stack<outbound_telemetry::TelemetryLayer, L>> {
+        self.layer(outbound_telemetry::TelemetryLayer::new(meter))
     }
 
     #[cfg(feature = "limit")]

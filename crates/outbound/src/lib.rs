@@ -1,6 +1,8 @@
 #![doc = include_str!("../../../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "axum")]
+pub mod axum;
 #[cfg(feature = "blocking")]
 pub mod blocking;
 mod body;
@@ -13,6 +15,8 @@ mod offload;
 mod reader;
 mod request;
 mod response;
+#[cfg(feature = "telemetry")]
+pub mod telemetry;
 
 pub use body::Body;
 #[cfg(feature = "client")]
@@ -29,6 +33,9 @@ pub use outbound_pool::{self as pool, Pool};
 #[cfg(feature = "retry")]
 #[doc(inline)]
 pub use outbound_retry::{self as retry, RetryLayer};
+#[cfg(feature = "telemetry")]
+#[doc(inline)]
+pub use outbound_telemetry::TelemetryLayer;
 #[cfg(feature = "timeout")]
 #[doc(inline)]
 pub use outbound_timeout::{self as timeout, DeadlineLayer, TimeoutLayer};

@@ -14,9 +14,12 @@ use std::{
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection as _};
 use outbound_core::{BoxError, Elapsed, Failure, Kind, Phase, Timings, find};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::futures::TaskLocalFuture,
+    time::{Instant, sleep},
+};
 
-use super::{Connect, NotEncrypted};
+use super::{Connect, NotAdmitted, NotEncrypted};
 use crate::connection::Opened;
 
 /// Tells the pool that the dial now being polled has reached `phase`. Anywhere else it does nothing.
@@ -24,9 +27,18 @@ pub fn report(phase: Phase) {
     let _ = PROGRESS.try_with(|progress| progress.enter(phase));
 }
 
-/// How long the dial now being polled may take to connect, if it is one of the pool's.
+/// `dial`, which may take so long to connect.
+pub(super) fn within<F>(limit: Duration, dial: F) -> TaskLocalFuture<Duration, F>
+where
+    F: Future,
+{
+    LIMIT.scope(limit, dial)
+}
+
+/// How long the dial now being polled may take to connect, if it has a limit.
 pub(super) fn connect_limit() -> Option<Duration> {
-    PROGRESS.try_with(|progress| progress.limits.connect).ok()
+    let of_the_pool = PROGRESS.try_with(|progress| progress.limits.connect);
+    of_the_pool.into_iter().chain(LIMIT.try_with(|limit| *limit)).min()
 }
 
 /// How long a dial may be in each phase.
@@ -56,6 +68,7 @@ pub(crate) struct Progress {
 
 tokio::task_local! {
     static PROGRESS: Progress;
+    static LIMIT: Duration;
 }
 
 impl Progress {
@@ -124,8 +137,12 @@ impl Limits {
 /// What a failure in `phase` of a dial is: what its error says, else what the phase says.
 pub(crate) fn kind_of(phase: Phase, error: &(dyn Error + 'static)) -> Kind {
     let said = Failure::of(error).kind();
+    #[cfg(feature = "proxy")]
+    if let Some(error) = find::<super::NoTunnel>(error) {
+        return error.kind();
+    }
     match phase {
-        _ if find::<NotEncrypted>(error).is_some() => Kind::Invalid,
+        _ if find::<NotEncrypted>(error).is_some() || find::<NotAdmitted>(error).is_some() => Kind::Invalid,
         _ if said == Kind::Timeout || said == Kind::Exhausted => said,
         Phase::Resolve => Kind::Resolve,
         Phase::Tls if is_certificate(error) => Kind::Certificate,

@@ -1,25 +1,99 @@
-//! How a connection is opened: connectors, and what they tell the pool.
+//! How a connection is opened: connectors, layers around them, and what they tell the pool.
 //!
 //! A connector is what hyper-util's client takes too: a `Service<Uri>` whose response reads, writes and implements
-//! [`Connection`]. [`Tcp`] and [`Tls`] are such connectors, and so is hyper-util's `HttpConnector`. One that wants to do well by
-//! the pool does two things more, both optional: it calls [`report`] as it goes from phase to phase, and it adds a
-//! [`Liveness`] to its [`Connected`](hyper_util::client::legacy::connect::Connected).
+//! [`Connection`]. Those here are such connectors, and so is hyper-util's `HttpConnector`. They are stacked from the socket outwards:
+//!
+#![cfg_attr(
+    all(feature = "proxy", feature = "webpki-roots"),
+    doc = r"
+```
+use outbound_pool::{Pool, connect::{Matcher, Proxy, Tcp, Tls, public_only, webpki_roots}};
 
+let connector = Tcp::new().admit(public_only); // no address that is inside
+let connector = Proxy::new(connector, Matcher::from_env()); // through a proxy, if the environment says so
+let connector = Tls::new(connector, webpki_roots()); // encrypted from here to the origin
+let pool = Pool::builder().build(connector)?;
+# Ok::<(), outbound_pool::InvalidConfig>(())
+```"
+)]
+//!
+//! | to connect … | take |
+//! |---|---|
+//! | over TCP | [`Tcp`] |
+//! | and encrypt what is `https` | `Tls` around it, with `webpki_roots()`, `platform_verifier()` or a configuration of your own |
+//! | with HTTP/2 | `Tls::protocols` |
+//! | through a proxy | `Proxy`, inside `Tls` (feature `proxy`) |
+//! | to a Unix socket | `Unix` |
+//! | to a server within the process, for tests | [`InMemory`] |
+//!
+//! | to have … | take |
+//! |---|---|
+//! | names resolved without blocking a thread | `Hickory` (feature `hickory`) |
+//! | names resolved by a function of your own | [`Resolver::with_lookup`] if it blocks, else any `Service<Name>` |
+//! | addresses refused before they are dialed | [`Tcp::admit`], with [`public_only`] or a rule of your own |
+//! | a limit of time for a dial, under another client | [`ConnectTimeoutLayer`] |
+//! | a limit of open connections, under another client | [`OpenLimitLayer`] |
+//! | an account of connections and bytes | [`TrackLayer`] |
+//!
+//! What a connector does for a URI follows from the URI's origin and the connector alone: which proxy, which TLS configuration,
+//! which protocols. So the pool keeps connections by origin, and two pools are what keeps two such choices apart.
+//!
+//! A connector that wants to do well by the pool does two things more, both optional: it calls [`report`] as it goes from phase to
+//! phase, and it adds a [`Liveness`] to its [`Connected`](hyper_util::client::legacy::connect::Connected).
+
+mod admit;
 mod dial;
+mod encrypted;
+mod forwarding;
+#[cfg(feature = "hickory")]
+mod hickory;
+mod in_memory;
+mod open_limit;
+#[cfg(feature = "proxy")]
+mod proxy;
+mod resolver;
+mod socket;
 mod tcp;
+mod timeout;
 #[cfg(feature = "rustls")]
 mod tls;
+mod track;
+#[cfg(unix)]
+mod unix;
+mod watched;
 
+pub use admit::{NotAdmitted, public_only};
 pub use dial::report;
-pub use tcp::{NoAddress, NotEncrypted, Socket, Tcp};
+pub use encrypted::NotEncrypted;
+pub use forwarding::ProxyAuthorization;
+#[cfg(feature = "hickory")]
+pub use hickory::Hickory;
+#[cfg(feature = "hickory")]
+pub use hickory_resolver;
+#[cfg(feature = "proxy")]
+pub use hyper_util::client::proxy::matcher::Matcher;
+pub use in_memory::{InMemory, Pipe};
+pub use open_limit::{OpenLimit, OpenLimitLayer, Place};
+#[cfg(feature = "proxy")]
+pub use proxy::{NoTunnel, Proxied, Proxy};
+pub use resolver::{NotResolved, Resolver};
+pub use socket::Socket;
+pub use tcp::{NoAddress, Tcp};
+pub use timeout::{ConnectTimeout, ConnectTimeoutLayer, Connecting};
 #[cfg(feature = "platform-verifier")]
 pub use tls::platform_verifier;
 #[cfg(feature = "webpki-roots")]
 pub use tls::webpki_roots;
 #[cfg(feature = "rustls")]
 pub use tls::{MaybeTls, NoHttp2, Protocols, Tls};
+pub use track::{Meter, Track, TrackLayer, Tracked, Tracker, Traffic};
+pub use watched::Watched;
+
+#[cfg(unix)]
+pub use unix::Unix;
 
 pub(crate) use dial::{Dialed, Limits, Opening, Progress, kind_of};
+pub(crate) use forwarding::Forwarding;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 

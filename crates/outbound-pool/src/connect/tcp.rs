@@ -1,74 +1,54 @@
 //! TCP: resolve, then connect, each in its own phase.
 
 use std::{
+    borrow::Cow,
     error::Error,
-    fmt, io,
-    mem::MaybeUninit,
+    fmt,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use http::{Uri, uri::Scheme};
+use http::Uri;
 use hyper_util::{
-    client::legacy::connect::{
-        Connected, Connection, HttpConnector,
-        dns::{GaiResolver, Name},
-    },
+    client::legacy::connect::{HttpConnector, dns::Name},
     rt::TokioIo,
 };
 use outbound_core::{BoxError, Phase};
-use socket2::SockRef;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-};
 use tower_service::Service;
 
-#[cfg(feature = "rustls")]
-use super::tls::is_encrypted;
-use super::{Addresses, Liveness, dial::connect_limit, report};
+use super::{NotAdmitted, Resolver, Socket, dial::connect_limit, encrypted::is_https, report};
 
 /// Opens TCP connections: names by `R` (the system's resolver by default), addresses in parallel by Happy Eyeballs (RFC 8305,
 /// hyper-util's), `TCP_NODELAY` on.
 ///
 /// While two addresses race, one connection of the pool's count is two sockets.
 #[derive(Clone, Debug)]
-pub struct Tcp<R = GaiResolver> {
+pub struct Tcp<R = Resolver> {
     resolver: R,
     happy_eyeballs: Duration,
     keepalive: Option<Duration>,
     local_address: Option<IpAddr>,
+    admit: Option<Admit>,
     enforce_http: bool,
-}
-
-/// An open TCP connection that can be asked whether it is alive while somebody else owns it.
-#[derive(Debug)]
-pub struct Socket {
-    read: OwnedReadHalf,
-    /// Shared with the [`Liveness`] alone, which asks only while nobody writes.
-    write: Arc<Mutex<OwnedWriteHalf>>,
 }
 
 /// The name exists, but has no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoAddress;
 
-/// The URI is `https`, and nobody would encrypt the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotEncrypted;
+/// What [`Tcp::admit`] was given.
+#[derive(Clone)]
+struct Admit(Arc<dyn Fn(SocketAddr) -> Result<(), Cow<'static, str>> + Send + Sync>);
 
 // === Tcp ===
 
 impl Tcp {
     /// Names resolved by the system.
     pub fn new() -> Self {
-        Self::with_resolver(GaiResolver::new())
+        Self::with_resolver(Resolver::default())
     }
 }
 
@@ -76,7 +56,7 @@ impl<R> Tcp<R> {
     /// Names resolved by `resolver`: what hyper-util's `HttpConnector` takes.
     pub fn with_resolver(resolver: R) -> Self {
         let (happy_eyeballs, keepalive) = (HAPPY_EYEBALLS, Some(KEEPALIVE));
-        Self { resolver, happy_eyeballs, keepalive, local_address: None, enforce_http: true }
+        Self { resolver, happy_eyeballs, keepalive, local_address: None, admit: None, enforce_http: true }
     }
 
     /// How long the preferred address family is alone in the race; 300 ms by default.
@@ -100,7 +80,23 @@ impl<R> Tcp<R> {
         self
     }
 
-    /// Whether an `https` URI is refused with [`NotEncrypted`] unless `Tls` is around; `true` by default. Set it to
+    /// Asks `hook` about each address, as it would be dialed: an error is the rule that the address breaks. Those that it does not
+    /// admit are left out; where none is left the dial fails with [`NotAdmitted`].
+    ///
+    /// The addresses that it sees are those that are dialed, no matter what the name resolves to later, and an address in the URI is
+    /// one of them. With a proxy in between they are the proxy's, and what is behind is the proxy's business. It must not block.
+    ///
+    /// [`public_only`](super::public_only) is ready-made.
+    #[must_use]
+    pub fn admit<F>(mut self, hook: F) -> Self
+    where
+        F: Fn(SocketAddr) -> Result<(), Cow<'static, str>> + Send + Sync + 'static,
+    {
+        self.admit = Some(Admit(Arc::new(hook)));
+        self
+    }
+
+    /// Whether an `https` URI is refused with [`NotEncrypted`](super::NotEncrypted) unless `Tls` is around; `true` by default. Set it to
     /// `false` where somebody else encrypts what this opens.
     #[must_use]
     pub fn enforce_http(mut self, enforce: bool) -> Self {
@@ -145,23 +141,32 @@ where
     R::Future: Send,
 {
     async fn open(mut self, uri: Uri) -> Result<TokioIo<Socket>, BoxError> {
-        let is_https = uri.scheme() == Some(&Scheme::HTTPS);
-        if is_https && self.enforce_http && !is_encrypted() {
-            return Err(NotEncrypted.into());
-        }
+        let is_https = is_https(&uri, self.enforce_http)?;
+        let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
         let host = uri.host().unwrap_or_default();
-        let is_address = host.starts_with('[') || host.parse::<IpAddr>().is_ok();
-        let addresses = if is_address {
-            Addrs::default()
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let mut addresses = if let Ok(ip) = bare.parse::<IpAddr>() {
+            vec![SocketAddr::new(ip, port)]
         } else {
             report(Phase::Resolve);
-            let resolved: Addrs = self.resolver.call(host.parse()?).await.map_err(Into::into)?.collect();
-            if resolved.0.is_empty() {
-                return Err(NoAddress.into());
+            let resolved = self.resolver.call(host.parse()?).await.map_err(Into::into)?;
+            let mut addresses: Vec<_> = resolved.collect();
+            for address in &mut addresses {
+                if uri.port().is_some() || address.port() == 0 {
+                    address.set_port(port);
+                }
             }
-            resolved
+            addresses
         };
+        if addresses.is_empty() {
+            return Err(NoAddress.into());
+        }
         report(Phase::Connect);
+        if let Some(admit) = &self.admit {
+            addresses = admit.among(addresses)?;
+        }
+        // It parses an address in the URI once more, to the same end.
+        let addresses = Addrs(addresses);
         let mut connector = HttpConnector::new_with_resolver(addresses);
         connector.enforce_http(false);
         connector.set_nodelay(true);
@@ -175,19 +180,13 @@ where
             // Whoever wraps this one encrypts it.
             report(Phase::Tls);
         }
-        Ok(TokioIo::new(Socket::new(stream.into_inner())))
+        Ok(TokioIo::new(Socket::tcp(stream.into_inner())))
     }
 }
 
 /// A resolver that has resolved already.
 #[derive(Clone, Debug, Default)]
 struct Addrs(Vec<SocketAddr>);
-
-impl FromIterator<SocketAddr> for Addrs {
-    fn from_iter<I: IntoIterator<Item = SocketAddr>>(addresses: I) -> Self {
-        Self(addresses.into_iter().collect())
-    }
-}
 
 impl Service<Name> for Addrs {
     type Response = std::vec::IntoIter<SocketAddr>;
@@ -203,76 +202,34 @@ impl Service<Name> for Addrs {
     }
 }
 
-// === Socket ===
+// === Admit ===
 
-impl Socket {
-    fn new(stream: TcpStream) -> Self {
-        let (read, write) = stream.into_split();
-        Self { read, write: Arc::new(Mutex::new(write)) }
-    }
-
-    /// A peek tells what the reactor may not have seen yet: an end of stream, a reset, or bytes nobody asked for.
-    fn liveness(&self) -> Liveness {
-        let write = Arc::downgrade(&self.write);
-        Liveness::new(move || {
-            let Some(write) = write.upgrade() else { return false };
-            let write = lock(&write);
-            let peeked = SockRef::from(write.as_ref()).peek(&mut [MaybeUninit::uninit()]);
-            peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-        })
-    }
-}
-
-impl Connection for Socket {
-    fn connected(&self) -> Connected {
-        let connected = Connected::new().extra(self.liveness());
-        match (self.read.local_addr(), self.read.peer_addr()) {
-            (Ok(local), Ok(remote)) => connected.extra(Addresses { local, remote }),
-            _ => connected,
+impl Admit {
+    /// Those of `addresses` that may be dialed, at least one.
+    fn among(&self, mut addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, NotAdmitted> {
+        let (mut first, mut others) = (None, 0);
+        addresses.retain(|&address| match (self.0)(address) {
+            Ok(()) => true,
+            Err(rule) if first.is_none() => {
+                first = Some((address, rule));
+                false
+            }
+            Err(_) => {
+                others += 1;
+                false
+            }
+        });
+        match first {
+            Some((address, rule)) if addresses.is_empty() => Err(NotAdmitted::new(address, rule, others)),
+            _ => Ok(addresses),
         }
     }
 }
 
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().read).poll_read(cx, buf)
+impl fmt::Debug for Admit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admit").finish_non_exhaustive()
     }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *lock(&self.write)).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *lock(&self.write)).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    /// A TCP socket has nothing to flush.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *lock(&self.write)).poll_shutdown(cx)
-    }
-}
-
-#[cfg(not(feature = "rustls"))]
-fn is_encrypted() -> bool {
-    false
-}
-
-fn lock(write: &Mutex<OwnedWriteHalf>) -> MutexGuard<'_, OwnedWriteHalf> {
-    write.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 // === NoAddress ===
@@ -284,16 +241,6 @@ impl fmt::Display for NoAddress {
 }
 
 impl Error for NoAddress {}
-
-// === NotEncrypted ===
-
-impl fmt::Display for NotEncrypted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the URI is https, and the connector does not encrypt: put connect::Tls around it")
-    }
-}
-
-impl Error for NotEncrypted {}
 
 /// RFC 8305, section 5, recommends 250 ms; Go and hyper-util take 300.
 const HAPPY_EYEBALLS: Duration = Duration::from_millis(300);

@@ -19,7 +19,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower_service::Service;
 
-use super::{Connect, report};
+use super::{Connect, encrypted::For, report};
 
 /// Encrypts what `C` opens for `https` URIs, and leaves what it opens for `http` alone.
 ///
@@ -27,7 +27,7 @@ use super::{Connect, report};
 #[derive(Clone)]
 pub struct Tls<C> {
     inner: C,
-    config: Arc<ClientConfig>,
+    connector: TlsConnector,
     protocols: Protocols,
 }
 
@@ -59,15 +59,6 @@ pub enum MaybeTls<T> {
     Tls(Box<TokioIo<TlsStream<TokioIo<T>>>>),
 }
 
-tokio::task_local! {
-    /// What is opened is encrypted by [`Tls`].
-    static ENCRYPTED: ();
-}
-
-pub(super) fn is_encrypted() -> bool {
-    ENCRYPTED.try_with(|()| ()).is_ok()
-}
-
 /// A configuration that trusts Mozilla's root certificates, compiled in.
 #[cfg(feature = "webpki-roots")]
 pub fn webpki_roots() -> ClientConfig {
@@ -97,14 +88,12 @@ fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
 impl<C> Tls<C> {
     /// Over `inner`, as `config` says, but for its ALPN protocols: those are [`protocols`](Self::protocols).
     pub fn new(inner: C, config: ClientConfig) -> Self {
-        let protocols = Protocols::default();
-        Self { inner, config: Arc::new(config), protocols }.protocols(protocols)
+        Self { inner, connector: Arc::new(config).into(), protocols: Protocols::default() }
     }
 
-    /// The versions of HTTP that the server may choose from; HTTP/1.1 alone by default.
+    /// The versions of HTTP that the server may choose from; HTTP/1.1 alone by default. A proxy is offered that in any case.
     #[must_use]
     pub fn protocols(mut self, protocols: Protocols) -> Self {
-        Arc::make_mut(&mut self.config).alpn_protocols = protocols.alpn();
         self.protocols = protocols;
         self
     }
@@ -129,9 +118,8 @@ impl<C: Connect> Service<Uri> for Tls<C> {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let is_https = uri.scheme() == Some(&Scheme::HTTPS);
         let name = uri.host().map(server_name);
-        let connector = TlsConnector::from(self.config.clone());
-        let protocols = self.protocols;
-        let opening = ENCRYPTED.scope((), self.inner.call(uri));
+        let (connector, protocols) = (self.connector.clone(), self.protocols);
+        let opening = For::Tls.open(self.inner.call(uri));
         Box::pin(async move {
             if !is_https {
                 return Ok(MaybeTls::Plain(opening.await.map_err(Into::into)?));
@@ -139,7 +127,8 @@ impl<C: Connect> Service<Uri> for Tls<C> {
             let name = name.unwrap_or(Err(rustls::pki_types::InvalidDnsNameError))?;
             let io = opening.await.map_err(Into::into)?;
             report(Phase::Tls);
-            let stream = connector.connect(name, TokioIo::new(io)).await?;
+            let protocols = if For::now() == Some(For::Proxy) { Protocols::Http1 } else { protocols };
+            let stream = connector.with_alpn(protocols.alpn()).connect(name, TokioIo::new(io)).await?;
             if protocols == Protocols::Http2 && !is_h2(&stream) {
                 return Err(NoHttp2.into());
             }

@@ -4,7 +4,10 @@ use std::{
     fmt,
     hash::Hash,
     ops::{Deref, DerefMut},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     task::{Context, Poll},
 };
 
@@ -13,17 +16,20 @@ use tokio::time::Instant;
 
 use super::{
     Slots,
-    state::{Grant, RecordId, Reuse, Ticket},
+    state::{Grant, Now, Polled, RecordId, Reuse, Share, Ticket, Use},
 };
+use crate::events::Why;
 
 /// The right to have one socket. It is kept beside the socket and dropped after it.
-pub(crate) struct Slot<K: Clone + Eq + Hash, C> {
+pub(crate) struct Slot<K: Clone + Eq + Hash, C: Share> {
     slots: Arc<Slots<K, C>>,
-    id: RecordId,
+    index: usize,
+    serial: AtomicU64,
 }
 
-/// A connection in use by one exchange: [`release`](Self::release) it when it can carry another; dropped, it is closed.
-pub(crate) struct Lease<K: Clone + Eq + Hash, C> {
+/// A connection in use by one exchange: [`release`](Self::release) it when it can carry another. Dropped, it is closed, or if it is
+/// shared this exchange's part in it ends.
+pub(crate) struct Lease<K: Clone + Eq + Hash, C: Share> {
     slots: Arc<Slots<K, C>>,
     id: RecordId,
     ticket: Ticket,
@@ -32,47 +38,96 @@ pub(crate) struct Lease<K: Clone + Eq + Hash, C> {
 }
 
 /// A registered request.
-pub(crate) struct Waiting<K: Clone + Eq + Hash, C> {
+pub(crate) struct Waiting<K: Clone + Eq + Hash, C: Share> {
     slots: Arc<Slots<K, C>>,
     ticket: Ticket,
     waiter: usize,
 }
 
 /// What a waiter gets.
-pub(crate) enum Turn<K: Clone + Eq + Hash, C> {
-    /// A connection that another exchange has finished with.
+pub(crate) enum Turn<K: Clone + Eq + Hash, C: Share> {
+    /// A connection that another exchange has finished with, or that has room for one more.
     Reuse(Lease<K, C>),
     /// Leave to open one. It goes on waiting meanwhile.
     Dial(Slot<K, C>),
+    /// The pool is closed.
+    Closed,
 }
 
 // === Slot ===
 
-impl<K: Clone + Eq + Hash, C> Slot<K, C> {
+impl<K: Clone + Eq + Hash, C: Share> Slot<K, C> {
+    pub(super) fn new(slots: Arc<Slots<K, C>>, id: RecordId) -> Self {
+        Self { slots, index: id.index, serial: AtomicU64::new(id.serial) }
+    }
+
+    /// The number of the connection it stands for.
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial.load(Relaxed)
+    }
+
+    pub(crate) fn slots(&self) -> &Arc<Slots<K, C>> {
+        &self.slots
+    }
+
     /// The dial has succeeded: `connection` is in use from now on, by the request that holds `ticket`.
     pub(crate) fn lease(&self, connection: C, ticket: Ticket, site: Option<CallSite>) -> Lease<K, C> {
-        let (slots, id) = (self.slots.clone(), self.id);
-        slots.with(|state, _| state.activate(id, Instant::now(), site));
+        let used = Use { since: Instant::now(), site };
+        self.slots.with(|state, fx| state.activate(self.id(), used, fx));
+        self.leased(connection, ticket)
+    }
+
+    /// Likewise, and it can carry `room` exchanges at once.
+    pub(crate) fn share(
+        &self,
+        connection: C,
+        room: usize,
+        ticket: Ticket,
+        site: Option<CallSite>,
+    ) -> Lease<K, C> {
+        let (now, kept) = (Now::read(), connection.share());
+        let used = Use { since: now.at, site };
+        self.slots.with(|state, fx| {
+            state.activate_shared(self.id(), (kept, room), ticket, (used, now), fx);
+        });
+        self.leased(connection, ticket)
+    }
+
+    fn leased(&self, connection: C, ticket: Ticket) -> Lease<K, C> {
+        let (slots, id) = (self.slots.clone(), self.id());
         Lease { slots, id, ticket, idle_since: None, connection: Some(connection) }
     }
-}
 
-impl<K: Clone + Eq + Hash, C> Slot<K, C> {
+    /// It can carry so many exchanges at once from now on.
+    pub(crate) fn resize(&self, room: usize) {
+        self.slots.with(|state, fx| state.resize(self.id(), room, Instant::now(), fx));
+    }
+
+    /// It takes no more exchanges; those that it carries go on.
+    pub(crate) fn condemn(&self, why: Why) {
+        self.slots.with(|state, fx| state.condemn(self.id(), why, fx));
+    }
+
     /// Its socket is closed: it stands for another that is being dialed.
     pub(crate) fn redial(&self) {
-        self.slots.with(|state, fx| state.redial(self.id, fx));
+        let id = self.slots.with(|state, fx| state.redial(self.id(), fx));
+        self.serial.store(id.serial, Relaxed);
+    }
+
+    fn id(&self) -> RecordId {
+        RecordId { index: self.index, serial: self.serial() }
     }
 }
 
-impl<K: Clone + Eq + Hash, C> Drop for Slot<K, C> {
+impl<K: Clone + Eq + Hash, C: Share> Drop for Slot<K, C> {
     fn drop(&mut self) {
-        self.slots.with(|state, fx| state.free(self.id, fx));
+        self.slots.with(|state, fx| state.free(self.id(), fx));
     }
 }
 
 // === Lease ===
 
-impl<K: Clone + Eq + Hash, C> Lease<K, C> {
+impl<K: Clone + Eq + Hash, C: Share> Lease<K, C> {
     pub(super) fn new(slots: Arc<Slots<K, C>>, ticket: Ticket, reuse: Reuse<C>) -> Self {
         let Reuse { id, connection, idle_since } = reuse;
         Self { slots, id, ticket, idle_since, connection: Some(connection) }
@@ -85,27 +140,40 @@ impl<K: Clone + Eq + Hash, C> Lease<K, C> {
 
     /// The connection can carry another exchange: it goes to the oldest waiter, or on the shelf.
     pub(crate) fn release(mut self) {
-        let connection = self.connection.take().expect("a lease holds its connection until it ends");
-        self.slots.with(|state, fx| state.release(self.id, connection, Instant::now(), fx));
+        let connection = self.take();
+        let left = self.slots.with(|state, fx| state.release(self.id, connection, Now::read(), fx));
+        drop(left);
     }
-}
 
-impl<K: Clone + Eq + Hash, C> Lease<K, C> {
     /// The connection turns out to be dead before it was used: it is closed. Returns the place to ask again from.
     pub(crate) fn bury(mut self) -> Ticket {
-        self.slots.with(|state, _| state.bury(self.id));
-        drop(self.connection.take());
+        let connection = self.take();
+        self.slots.with(|state, fx| state.bury(self.id, Now::read(), fx));
+        drop(connection);
         self.ticket
     }
 
     /// The connection will not be used again; the caller closes it.
     pub(crate) fn retire(mut self) -> C {
-        self.slots.with(|state, _| state.retire(self.id));
+        let connection = self.take();
+        self.slots.with(|state, fx| state.retire(self.id, Why::Spent, Now::read(), fx));
+        connection
+    }
+
+    /// The connection's socket is not for HTTP any more.
+    pub(crate) fn detach(mut self) -> C {
+        let connection = self.take();
+        let used = Use { since: Instant::now(), site: None };
+        self.slots.with(|state, _| state.detach(self.id, used));
+        connection
+    }
+
+    fn take(&mut self) -> C {
         self.connection.take().expect("a lease holds its connection until it ends")
     }
 }
 
-impl<K: Clone + Eq + Hash, C> Deref for Lease<K, C> {
+impl<K: Clone + Eq + Hash, C: Share> Deref for Lease<K, C> {
     type Target = C;
 
     fn deref(&self) -> &C {
@@ -113,16 +181,16 @@ impl<K: Clone + Eq + Hash, C> Deref for Lease<K, C> {
     }
 }
 
-impl<K: Clone + Eq + Hash, C> DerefMut for Lease<K, C> {
+impl<K: Clone + Eq + Hash, C: Share> DerefMut for Lease<K, C> {
     fn deref_mut(&mut self) -> &mut C {
         self.connection.as_mut().expect("a lease holds its connection until it ends")
     }
 }
 
-impl<K: Clone + Eq + Hash, C> Drop for Lease<K, C> {
+impl<K: Clone + Eq + Hash, C: Share> Drop for Lease<K, C> {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
-            self.slots.with(|state, _| state.retire(self.id));
+            self.slots.with(|state, fx| state.retire(self.id, Why::Spent, Now::read(), fx));
             drop(connection);
         }
     }
@@ -130,7 +198,7 @@ impl<K: Clone + Eq + Hash, C> Drop for Lease<K, C> {
 
 // === Waiting ===
 
-impl<K: Clone + Eq + Hash, C> Waiting<K, C> {
+impl<K: Clone + Eq + Hash, C: Share> Waiting<K, C> {
     pub(super) fn new(slots: Arc<Slots<K, C>>, ticket: Ticket, waiter: usize) -> Self {
         Self { slots, ticket, waiter }
     }
@@ -143,33 +211,34 @@ impl<K: Clone + Eq + Hash, C> Waiting<K, C> {
         let polled = self.slots.with(|state, _| state.poll(self.waiter, cx.waker()));
         // A waker that was replaced is dropped here, outside the lock.
         match polled {
-            Ok(Grant::Reuse(reuse)) => {
+            Polled::Granted(Grant::Reuse(reuse)) => {
                 Poll::Ready(Turn::Reuse(Lease::new(self.slots.clone(), self.ticket, reuse)))
             }
-            Ok(Grant::Dial(id)) => Poll::Ready(Turn::Dial(Slot { slots: self.slots.clone(), id })),
-            Err(_replaced) => Poll::Pending,
+            Polled::Granted(Grant::Dial(id)) => Poll::Ready(Turn::Dial(Slot::new(self.slots.clone(), id))),
+            Polled::Closed => Poll::Ready(Turn::Closed),
+            Polled::Pending(_replaced) => Poll::Pending,
         }
     }
 
     /// What it was handed is dead: it waits on, at its old place.
     pub(crate) fn requeue(&mut self) {
-        self.slots.with(|state, fx| state.requeue(self.waiter, Instant::now(), fx));
+        self.slots.with(|state, fx| state.requeue(self.waiter, Now::read(), fx));
     }
 }
 
-impl<K: Clone + Eq + Hash, C> Drop for Waiting<K, C> {
+impl<K: Clone + Eq + Hash, C: Share> Drop for Waiting<K, C> {
     fn drop(&mut self) {
-        self.slots.with(|state, fx| state.deregister(self.waiter, Instant::now(), fx));
+        self.slots.with(|state, fx| state.deregister(self.waiter, Now::read(), fx));
     }
 }
 
-impl<K: Clone + Eq + Hash, C> fmt::Debug for Slot<K, C> {
+impl<K: Clone + Eq + Hash, C: Share> fmt::Debug for Slot<K, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Slot").field(&self.id).finish()
+        f.debug_tuple("Slot").field(&self.id()).finish()
     }
 }
 
-impl<K: Clone + Eq + Hash, C> fmt::Debug for Lease<K, C> {
+impl<K: Clone + Eq + Hash, C: Share> fmt::Debug for Lease<K, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Lease").field(&self.id).finish()
     }

@@ -1,13 +1,43 @@
 //! The machine against its invariants: random moves (proptest), and every interleaving of a few threads (loom).
 
-use std::task::{Context, Poll};
 #[cfg(not(outbound_loom))]
 use std::{
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
     task::{Wake, Waker},
 };
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use super::*;
+use crate::events::Why;
+
+/// Of even number: for one exchange at a time. Of odd number: for several.
+impl Share for u32 {
+    fn share(&self) -> Self {
+        *self
+    }
+}
+
+fn ask() -> Ask {
+    Ask { ticket: None, site: None, now: Now::read(), nature: Nature::Exclusive }
+}
+
+/// No limit but these.
+fn limits_of(total: usize, per_host: usize, waiting: usize) -> Limits {
+    Limits {
+        total,
+        per_host,
+        idle: total,
+        idle_per_host: per_host,
+        waiting,
+        idle_timeout: Duration::from_secs(10),
+        lifetime: None,
+        requests: u64::MAX,
+        seed: 0,
+    }
+}
 
 /// Counts how often it was woken.
 #[cfg(not(outbound_loom))]
@@ -45,6 +75,14 @@ mod random {
         Redial(usize),
         /// A waiter finds what it was handed dead.
         Dead(usize),
+        /// A dial succeeds, for several exchanges at once.
+        Share(usize, usize),
+        /// The peer allows more or fewer of them.
+        Resize(usize, usize),
+        /// A connection is to take no more exchanges.
+        Condemn(usize),
+        /// Dials for nobody.
+        Reserve(u8, usize),
         Expire,
     }
 
@@ -73,30 +111,35 @@ mod random {
             1 => any_index().prop_map(Move::Retire),
             1 => any_index().prop_map(Move::Redial),
             1 => any_index().prop_map(Move::Dead),
+            3 => (any_index(), 1..4usize).prop_map(|(pick, room)| Move::Share(pick, room)),
+            1 => (any_index(), 0..4usize).prop_map(|(pick, room)| Move::Resize(pick, room)),
+            1 => any_index().prop_map(Move::Condemn),
+            1 => (0..4u8, 1..4usize).prop_map(|(host, wanted)| Move::Reserve(host, wanted)),
             1 => Just(Move::Expire),
         ];
         proptest::collection::vec(step, 1..200)
     }
 
     fn limits() -> impl Strategy<Value = Limits> {
-        (1..6usize, 1..6usize, 0..6usize, 0..6usize, 0..8usize).prop_map(
-            |(total, per_host, idle, idle_per_host, waiting)| Limits {
-                total,
-                per_host: per_host.min(total),
+        let counts = (1..6usize, 1..6usize, 0..6usize, 0..6usize, 0..8usize);
+        (counts, prop_oneof![Just(u64::MAX), 1..4u64], prop_oneof![Just(None), Just(Some(Duration::ZERO))])
+            .prop_map(|((total, per_host, idle, idle_per_host, waiting), requests, lifetime)| Limits {
                 idle: idle.min(total),
                 idle_per_host,
-                waiting,
-            },
-        )
+                idle_timeout: Duration::from_nanos(1),
+                requests,
+                lifetime,
+                ..limits_of(total, per_host.min(total), waiting)
+            })
     }
 
     impl World {
         fn step(&mut self, slots: &Arc<Slots<Key, Conn>>, step: Move, next: &mut Conn) {
             match step {
-                Move::Ask(host) => match slots.acquire(&host, None) {
+                Move::Ask(host) => match slots.acquire(&host, Ask { nature: nature(host), ..ask() }) {
                     Ok(Acquire::Now(lease)) => self.leases.push(lease),
                     Ok(Acquire::Later(waiting)) => self.waiters.push((host, waiting, Arc::default())),
-                    Err(Full { .. }) => {}
+                    Err(_) => {}
                 },
                 Move::Poll(pick) => {
                     if let Some(index) = pick.checked_rem(self.waiters.len()) {
@@ -108,9 +151,9 @@ mod random {
                     let Some(index) = pick.checked_rem(self.slots.len()) else { return };
                     let (slot, connection) = &mut self.slots[index];
                     if connection.is_none() {
-                        *next += 1;
-                        *connection = Some(*next);
-                        self.leases.push(slot.lease(*next, 0, None));
+                        *next += 2;
+                        *connection = Some(*next & !1);
+                        self.leases.push(slot.lease(*next & !1, 0, None));
                     }
                 }
                 Move::Close(pick) => drop(take(&mut self.slots, pick)),
@@ -127,7 +170,9 @@ mod random {
                 Move::Redial(pick) => {
                     let Some(index) = pick.checked_rem(self.slots.len()) else { return };
                     let (slot, connection) = &mut self.slots[index];
-                    if connection.is_some_and(|connection| self.retired.contains(&connection)) {
+                    let retired =
+                        |&connection: &Conn| connection % 2 == 0 && self.retired.contains(&connection);
+                    if connection.as_ref().is_some_and(retired) {
                         slot.redial();
                         *connection = None;
                     }
@@ -141,11 +186,35 @@ mod random {
                             self.waiters[index].1.requeue();
                         }
                         Poll::Ready(Turn::Dial(slot)) => self.slots.push((slot, None)),
+                        Poll::Ready(Turn::Closed) => unreachable!("nobody closes"),
                         Poll::Pending => {}
                     }
                 }
+                Move::Share(pick, room) => {
+                    let Some(index) = pick.checked_rem(self.slots.len()) else { return };
+                    let (slot, connection) = &mut self.slots[index];
+                    if connection.is_none() {
+                        *next += 2;
+                        *connection = Some(*next | 1);
+                        self.leases.push(slot.share(*next | 1, room, 0, None));
+                    }
+                }
+                Move::Resize(pick, room) => {
+                    if let Some(index) = pick.checked_rem(self.slots.len()) {
+                        self.slots[index].0.resize(room);
+                    }
+                }
+                Move::Condemn(pick) => {
+                    if let Some(index) = pick.checked_rem(self.slots.len()) {
+                        self.slots[index].0.condemn(Why::Drained);
+                    }
+                }
+                Move::Reserve(host, wanted) => {
+                    let reserved = slots.reserve(&host, wanted, nature(host));
+                    self.slots.extend(reserved.into_iter().map(|slot| (slot, None)));
+                }
                 Move::Expire => {
-                    slots.expire(Duration::from_nanos(1));
+                    slots.expire();
                 }
             }
         }
@@ -158,9 +227,15 @@ mod random {
                     self.leases.push(lease);
                 }
                 Poll::Ready(Turn::Dial(slot)) => self.slots.push((slot, None)),
+                Poll::Ready(Turn::Closed) => unreachable!("nobody closes"),
                 Poll::Pending => {}
             }
         }
+    }
+
+    /// Half of the hosts are known not to share.
+    fn nature(host: u8) -> Nature {
+        if host.is_multiple_of(2) { Nature::Exclusive } else { Nature::Unknown }
     }
 
     fn take<T>(all: &mut Vec<T>, pick: usize) -> Option<T> {
@@ -200,11 +275,11 @@ mod told {
     type Machine = Arc<Slots<&'static str, u32>>;
 
     fn machine(total: usize, per_host: usize) -> Machine {
-        Slots::new(Limits { total, per_host, idle: total, idle_per_host: per_host, waiting: 100_000 })
+        Slots::new(limits_of(total, per_host, 100_000))
     }
 
     fn wait(slots: &Machine, host: &'static str) -> Waiting<&'static str, u32> {
-        match slots.acquire(&host, None).expect("room to wait") {
+        match slots.acquire(&host, ask()).expect("room to wait") {
             Acquire::Later(waiting) => waiting,
             Acquire::Now(_) => panic!("nothing was to be idle"),
         }
@@ -228,11 +303,12 @@ mod told {
         }
     }
 
-    fn describe<K: Clone + Eq + Hash, C>(polled: &Poll<Turn<K, C>>) -> &'static str {
+    fn describe<K: Clone + Eq + Hash, C: Share>(polled: &Poll<Turn<K, C>>) -> &'static str {
         match polled {
             Poll::Pending => "nothing",
             Poll::Ready(Turn::Dial(_)) => "leave to dial",
             Poll::Ready(Turn::Reuse(_)) => "a connection",
+            Poll::Ready(Turn::Closed) => "that the pool is closed",
         }
     }
 
@@ -504,11 +580,10 @@ mod told {
 
     #[test]
     fn the_queue_is_finite() {
-        let slots: Machine =
-            Slots::new(Limits { total: 1, per_host: 1, idle: 1, idle_per_host: 1, waiting: 2 });
+        let slots: Machine = Slots::new(limits_of(1, 1, 2));
         let (_socket, _held) = open(&slots, "a", 1);
         let _waiting = [wait(&slots, "a"), wait(&slots, "b")];
-        assert_eq!(slots.acquire(&"c", None).err(), Some(Full { limit: 1, waiting: 2 }));
+        assert_eq!(slots.acquire(&"c", ask()).err(), Some(Refusal::Full { limit: 1, waiting: 2 }));
         assert_eq!(slots.stats().totals.overflowed, 1);
     }
 
@@ -527,12 +602,12 @@ mod told {
                 sockets.push(socket);
                 tokio::time::advance(Duration::from_secs(3)).await;
             }
-            assert_eq!(slots.expire(timeout), Some(begun + timeout));
+            assert_eq!(slots.expire(), Some(begun + timeout));
             tokio::time::advance(Duration::from_secs(4) - Duration::from_nanos(1)).await;
-            assert_eq!((slots.expire(timeout), slots.stats().totals.expired), (Some(begun + timeout), 0));
+            assert_eq!((slots.expire(), slots.stats().totals.expired), (Some(begun + timeout), 0));
             tokio::time::advance(Duration::from_nanos(1)).await;
             let next = begun + Duration::from_secs(3) + timeout;
-            assert_eq!((slots.expire(timeout), slots.stats().totals.expired), (Some(next), 1));
+            assert_eq!((slots.expire(), slots.stats().totals.expired), (Some(next), 1));
         });
     }
 
@@ -544,13 +619,12 @@ mod told {
             ("none in total", 0, 9, 0),
             ("none per host", 9, 0, 0),
         ] {
-            let slots: Machine =
-                Slots::new(Limits { total: 9, per_host: 9, idle, idle_per_host, waiting: 9 });
+            let slots: Machine = Slots::new(Limits { idle, idle_per_host, ..limits_of(9, 9, 9) });
             let opened: Vec<_> = (0..4).map(|connection| open(&slots, "a", connection)).collect();
             let sockets: Vec<_> = opened.into_iter().map(|(slot, lease)| (lease.release(), slot)).collect();
             let stats = slots.stats();
             assert_eq!((stats.connections.idle, stats.totals.surplus), (kept, 4 - kept as u64), "{name}");
-            if let Ok(Acquire::Now(lease)) = slots.acquire(&"a", None) {
+            if let Ok(Acquire::Now(lease)) = slots.acquire(&"a", ask()) {
                 assert_eq!(*lease, 3, "{name}: the freshest is kept");
             }
             drop(sockets);
@@ -637,11 +711,11 @@ mod interleaved {
     }
 
     fn machine(total: usize, per_host: usize) -> Machine {
-        Slots::new(Limits { total, per_host, idle: total, idle_per_host: per_host, waiting: 9 })
+        Slots::new(limits_of(total, per_host, 9))
     }
 
     fn waiter(slots: &Machine, host: u8) -> Result<Lease<u8, u32>, Waiting<u8, u32>> {
-        match slots.acquire(&host, None).expect("room to wait") {
+        match slots.acquire(&host, ask()).expect("room to wait") {
             Acquire::Now(lease) => Ok(lease),
             Acquire::Later(waiting) => Err(waiting),
         }
@@ -654,6 +728,7 @@ mod interleaved {
             Err(mut waiting) => match block_on(std::future::poll_fn(|cx| waiting.poll(cx))) {
                 Turn::Reuse(lease) => (lease, None),
                 Turn::Dial(slot) => (slot.lease(1, waiting.ticket(), None), Some(slot)),
+                Turn::Closed => unreachable!("nobody closes"),
             },
         };
         slots.with(|state, _| state.check());

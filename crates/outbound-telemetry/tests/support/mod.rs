@@ -106,6 +106,19 @@ impl Told {
         points[0].clone()
     }
 
+    /// What is active now, over all series.
+    pub(crate) fn active(&self) -> f64 {
+        self.metrics().get(ACTIVE).map_or(0.0, |metric| metric.points.iter().map(|point| point.value).sum())
+    }
+
+    /// How many attempts have been measured, over all series.
+    pub(crate) fn measured(&self) -> usize {
+        let metrics = self.metrics();
+        let counts =
+            metrics.get(DURATION).into_iter().flat_map(|metric| &metric.points).map(|point| point.count);
+        usize::try_from(counts.sum::<u64>()).expect("a few")
+    }
+
     /// The spans that have ended so far, in that order.
     pub(crate) fn spans(&self) -> Vec<Span> {
         let finished = self.spans.get_finished_spans().expect("the exporter is a vector");

@@ -9,40 +9,27 @@ use std::{
 };
 
 use http::{
-    Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
-    uri::{Authority, PathAndQuery},
+    Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    uri::PathAndQuery,
 };
 use hyper::body::Incoming;
 use outbound_core::{
-    BoxError, CallSite, Deadline, Exchange, Failure, Idempotent, Kind, Origin, Phase, TransportError, find,
+    BoxError, CallSite, Deadline, Exchange, Failure, Kind, Origin, Phase, TransportError, find,
 };
 
+use super::{again::Again, body::Body, connection::Exclusive, wire::HeadTooLarge};
 use crate::{
-    body::Body,
-    connection::{Lease, Slot},
-    fields::Fields,
+    connect::Forwarding,
+    connection::Slot,
+    request::{Call, carry_over, content_length, has_token, without_userinfo},
     upload::{Keep, Upload},
-    wire::HeadTooLarge,
 };
-
-/// A request on its way through the pool.
-pub(crate) struct Call {
-    pub(crate) origin: Origin,
-    pub(crate) request: Request<Upload>,
-    /// Somebody watches the exchange; else it gets a record when it has a connection.
-    pub(crate) exchange: Option<Exchange>,
-    pub(crate) site: Option<CallSite>,
-    pub(crate) deadline: Deadline,
-    /// The request's extensions, to become those of the response.
-    context: Extensions,
-    is_idempotent: bool,
-}
 
 /// The exchange: waits until the connection is ready, sends, and waits for the head.
 pub(crate) struct Sending {
     /// Until the exchange is over.
-    lease: Option<Lease>,
+    lease: Option<Exclusive>,
     /// Until it has been sent.
     request: Option<Request<Upload>>,
     origin: Origin,
@@ -57,66 +44,24 @@ pub(crate) struct Sending {
     bytes_in: u64,
     /// The request asks the server to close the connection.
     closes: bool,
-}
-
-/// What it takes to send a request again, but for its header fields, which its connection keeps, and its body.
-struct Again {
-    method: Method,
-    uri: Uri,
-    version: Version,
-    extensions: Extensions,
-    is_idempotent: bool,
-    had_body: bool,
+    /// It is a `CONNECT`.
+    connects: bool,
 }
 
 /// The exchange failed. [`recover`](Self::recover) tells whether the request can be sent again without asking anybody.
 pub(crate) struct Broken {
     sending: Sending,
-    lease: Lease,
+    lease: Exclusive,
     error: hyper::Error,
     /// The request, if hyper has not even begun with it.
     returned: Option<Request<Upload>>,
 }
 
-// === Call ===
-
-impl Call {
-    pub(crate) fn new<B>(origin: Origin, request: Request<B>) -> Self
-    where
-        B: http_body::Body + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let exchange = Exchange::of(&request);
-        if let Some(exchange) = &exchange {
-            exchange.aim(origin.clone(), &request);
-        }
-        let (site, deadline) = (CallSite::of(&request), Deadline::of(&request).unwrap_or_default());
-        let is_idempotent = request.method().is_idempotent() || Idempotent::of(&request);
-        let mut request = request.map(Upload::new);
-        // What outbound's layers put there is all that most requests carry, and the response wants it back. Where there is more,
-        // hyper may be meant.
-        let context = match &exchange {
-            Some(_) if request.extensions().len() == 1 => mem::take(request.extensions_mut()),
-            _ => Extensions::new(),
-        };
-        Self { origin, request, exchange, site, deadline, context, is_idempotent }
-    }
-
-    /// The record of the exchange, made now if there was none.
-    pub(crate) fn exchange(&mut self) -> &Exchange {
-        self.exchange.get_or_insert_with(|| {
-            let exchange = Exchange::new();
-            exchange.aim(self.origin.clone(), &self.request);
-            exchange
-        })
-    }
-}
-
 // === Sending ===
 
 impl Sending {
-    pub(crate) fn new(mut lease: Lease, call: Call) -> Self {
-        let Call { origin, mut request, exchange, site, deadline, context, is_idempotent } = call;
+    pub(crate) fn new(mut lease: Exclusive, call: Call) -> Self {
+        let Call { origin, mut request, exchange, site, deadline, context, is_idempotent, is_second } = call;
         let idle_since = lease.idle_since();
         let connection = &mut *lease;
         let tracked = exchange.is_some();
@@ -137,11 +82,12 @@ impl Sending {
             (true, false) => Keep::Unsent,
             (true, true) => Keep::Small,
         };
-        prepare(&mut request, &connection.host);
+        prepare(&mut request, &connection.host, connection.forwarding.as_ref());
         let length = content_length(request.headers());
         request.body_mut().on(&connection.wire, keep, length);
         let closes = has_token(request.headers(), "close");
-        let again = was_idle.then(|| {
+        let connects = request.method() == Method::CONNECT;
+        let again = (was_idle && !is_second).then(|| {
             connection.fields.keep(request.headers());
             Again::new(&request, is_idempotent)
         });
@@ -156,23 +102,25 @@ impl Sending {
             again,
             bytes_in,
             closes,
+            connects,
         }
     }
 
-    fn answered(&mut self, mut lease: Lease, head: Response<Incoming>) -> Response<Body> {
+    fn answered(&mut self, mut lease: Exclusive, head: Response<Incoming>) -> Response<Body> {
         let (mut parts, incoming) = head.into_parts();
         let reusable = !self.closes && is_reusable(parts.status, parts.version, &parts.headers);
         drop((lease.let_go(), lease.wire.take_rest()));
         if let Some(exchange) = &lease.exchange {
             exchange.enter(Phase::Body);
-            // What hyper put there may be there already.
-            parts.extensions.extend(mem::take(&mut self.context));
-            if self.tracked {
-                exchange.clone().attach(&mut parts);
-                if let Some(attempt) = exchange.attempt() {
-                    attempt.attach(&mut parts);
-                }
-            }
+            carry_over(mem::take(&mut self.context), &mut parts, exchange, self.tracked);
+        }
+        let is_upgrade = match parts.status {
+            StatusCode::SWITCHING_PROTOCOLS => true,
+            status => self.connects && status.is_success(),
+        };
+        if is_upgrade {
+            lease.detach();
+            return Response::from_parts(parts, Body::detached(incoming));
         }
         Response::from_parts(parts, Body::new(incoming, lease, reusable))
     }
@@ -246,7 +194,7 @@ impl Broken {
         let fields = mem::take(&mut lease.fields);
         let wire = lease.wire.clone();
         // The socket is closed, and hyper has let go of the request body, when the driver has ended.
-        let _ = lease.retire().close().await;
+        let _ = lease.close().await;
         let is_idempotent = again.is_idempotent;
         let request = match returned {
             Some(request) => request.map(Upload::take),
@@ -259,7 +207,14 @@ impl Broken {
         tracing::debug!(%origin, error = &error as &dyn Error, "the idle connection was closed: sending again");
         // It goes on with the same record: what was written once stays written.
         let exchange = Some(exchange);
-        Ok((Call { origin, request, exchange, site, deadline, context, is_idempotent }, slot))
+        let call =
+            Call { origin, request, exchange, site, deadline, context, is_idempotent, is_second: true };
+        Ok((call, slot))
+    }
+
+    /// Whether it was the first try on a connection that had been used.
+    pub(crate) fn may_go_again(&self) -> bool {
+        self.sending.again.is_some()
     }
 
     /// The error for the caller.
@@ -279,39 +234,10 @@ fn failed(exchange: &Exchange, error: hyper::Error, is_silent: bool) -> BoxError
     TransportError::new(kind, exchange).because(error).into()
 }
 
-// === Again ===
-
-impl Again {
-    fn new(request: &Request<Upload>, is_idempotent: bool) -> Self {
-        let extensions = match request.extensions() {
-            none if none.is_empty() => Extensions::new(),
-            some => some.clone(),
-        };
-        Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            version: request.version(),
-            extensions,
-            is_idempotent,
-            had_body: request.body().has_body(),
-        }
-    }
-
-    fn request(self, fields: &Fields, body: Upload) -> Request<Upload> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method;
-        *request.uri_mut() = self.uri;
-        *request.version_mut() = self.version;
-        *request.extensions_mut() = self.extensions;
-        *request.headers_mut() = fields.headers();
-        request
-    }
-}
-
 // === HTTP/1.1 ===
 
-/// As HTTP/1.1 wants it: origin-form (RFC 9112, 3.2.1), `Host` (3.2), and no other version than 1.0 or 1.1.
-fn prepare(request: &mut Request<Upload>, host: &HeaderValue) {
+/// As HTTP/1.1 wants it: origin-form (RFC 9112, 3.2.1), unless a proxy forwards it; `Host` (3.2), and no other version than 1.0 or 1.1.
+fn prepare(request: &mut Request<Upload>, host: &HeaderValue, forwarding: Option<&Forwarding>) {
     if !request.headers().contains_key(HOST) {
         request.headers_mut().insert(HOST, host.clone());
     }
@@ -323,25 +249,15 @@ fn prepare(request: &mut Request<Upload>, host: &HeaderValue) {
     if request.version() != Version::HTTP_10 {
         *request.version_mut() = Version::HTTP_11;
     }
-    if request.uri().authority().is_some() {
+    if let Some(forwarding) = forwarding.filter(|_| request.method() != Method::CONNECT) {
+        forwarding.prepare(request);
+    } else if request.uri().authority().is_some() {
         let parts = mem::take(request.uri_mut()).into_parts();
         *request.uri_mut() = match (request.method(), parts.authority) {
             (&Method::CONNECT, Some(authority)) => without_userinfo(&authority),
             _ => parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/")).into(),
         };
     }
-}
-
-fn without_userinfo(authority: &Authority) -> Uri {
-    let whole = authority.as_str();
-    let bare = whole.rsplit_once('@').map_or(whole, |(_, bare)| bare);
-    bare.parse().unwrap_or_default()
-}
-
-/// The length that frames the content, where that is what does (RFC 9112, 6.3).
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    let length = headers.get(CONTENT_LENGTH).filter(|_| !headers.contains_key(TRANSFER_ENCODING))?;
-    length.to_str().ok()?.parse().ok()
 }
 
 /// Whether the connection persists after this response (RFC 9112, 9.3), and its framing leaves no doubt where that ends (6.3).
@@ -356,12 +272,6 @@ fn is_reusable(status: StatusCode, version: Version, headers: &HeaderMap) -> boo
         !is_plain || codings.next().is_some() || headers.contains_key(CONTENT_LENGTH)
     });
     persists && !is_ambiguous && status != StatusCode::SWITCHING_PROTOCOLS
-}
-
-/// Whether `Connection` lists `token`.
-fn has_token(headers: &HeaderMap, token: &str) -> bool {
-    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|listed| listed.trim().eq_ignore_ascii_case(token))
 }
 
 #[cfg(test)]

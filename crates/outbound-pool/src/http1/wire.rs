@@ -3,16 +3,12 @@
 use std::{
     error::Error,
     fmt, io,
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use hyper_util::rt::TokioIo;
 use outbound_core::{Exchange, Phase};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::upload::Rest;
+use crate::{metered::Meter, upload::Rest};
 
 /// The exchange that a connection carries now, as its socket, its request body and its owner see it.
 #[derive(Debug)]
@@ -40,14 +36,6 @@ struct Current {
 pub struct HeadTooLarge {
     /// Bytes that are allowed.
     pub limit: usize,
-}
-
-/// A connection's I/O with its counter, and with whatever has to outlive the socket.
-pub(crate) struct Metered<T, S> {
-    io: TokioIo<T>,
-    wire: Arc<Wire>,
-    /// Declared last: dropped when the socket has been.
-    _slot: S,
 }
 
 // === Wire ===
@@ -107,28 +95,28 @@ impl Wire {
         self.lock().rest.take()
     }
 
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Meter for Wire {
     fn wrote(&self, bytes: usize) {
         if let Some(exchange) = &self.lock().exchange {
             exchange.wrote(bytes);
         }
     }
 
-    fn read(&self, bytes: usize) {
-        if let Some(exchange) = &self.lock().exchange {
-            exchange.read(bytes);
-        }
-    }
-
-    /// hyper wants to read more. It takes any number of interim responses, without ever turning back to the runtime when they come
-    /// fast enough; so this is where that ends.
-    fn may_read(&self) -> io::Result<()> {
+    /// hyper takes any number of interim responses, without ever turning back to the runtime when they come fast enough; so this is where
+    /// that ends. (It may read the whole of a response before the caller has seen its head: only what comes on top is too much.)
+    fn read(&self, bytes: usize) -> io::Result<()> {
         let current = self.lock();
-        let is_too_large =
-            |exchange: &Exchange| exchange.bytes_in() >= current.enough && exchange.phase() < Phase::Body;
-        match current.exchange.as_ref().is_some_and(is_too_large) {
-            true => Err(io::Error::other(HeadTooLarge { limit: self.max_head })),
-            false => Ok(()),
+        let Some(exchange) = &current.exchange else { return Ok(()) };
+        if bytes > 0 && exchange.bytes_in() >= current.enough && exchange.phase() < Phase::Body {
+            return Err(io::Error::other(HeadTooLarge { limit: self.max_head }));
         }
+        exchange.read(bytes);
+        Ok(())
     }
 
     /// All that hyper had to write is written: if that was the end of the request, the wait for the response begins.
@@ -141,10 +129,6 @@ impl Wire {
         {
             exchange.enter(Phase::Head);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Current> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -163,62 +147,3 @@ impl fmt::Display for HeadTooLarge {
 }
 
 impl Error for HeadTooLarge {}
-
-// === Metered ===
-
-impl<T, S> Metered<T, S> {
-    pub(crate) fn new(io: T, wire: Arc<Wire>, slot: S) -> Self {
-        Self { io: TokioIo::new(io), wire, _slot: slot }
-    }
-
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = written {
-            self.wire.wrote(bytes);
-        }
-        written
-    }
-}
-
-impl<T: hyper::rt::Read + Unpin, S: Unpin> AsyncRead for Metered<T, S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.wire.may_read()?;
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        self.wire.read(buf.filled().len() - before);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: hyper::rt::Write + Unpin, S: Unpin> AsyncWrite for Metered<T, S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.wrote(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.wrote(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
-        self.wire.flushed();
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}

@@ -1,0 +1,82 @@
+//! A response body that is watched until it ends.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Buf;
+use http_body::{Body, Frame, SizeHint};
+use outbound_core::End;
+
+use crate::{reclaim::Mode, registry::Ticket};
+
+pin_project_lite::pin_project! {
+    /// The body of a response of [`LeakGuard`](crate::LeakGuard): same frames, same errors, same `size_hint`, same `is_end_stream`.
+    ///
+    /// (It is not an [`OnEnd`](outbound_core::OnEnd), because it has to see each poll, and must not touch a record after the end.)
+    #[derive(Debug)]
+    pub struct GuardedBody<B> {
+        // Dropped before the ticket: it is told of what has happened, and not of what is about to.
+        #[pin]
+        body: B,
+        ticket: Option<Ticket>,
+    }
+}
+
+impl<B: Body> GuardedBody<B> {
+    pub(crate) fn new<R, M>(body: R, mut ticket: Option<Ticket>, mode: &M) -> Self
+    where
+        M: Mode<R, Body = B>,
+    {
+        let (body, reclaim) = mode.hold(body);
+        let length = body.size_hint().exact();
+        if body.is_end_stream() || length == Some(0) {
+            end(&mut ticket, End::Complete);
+        }
+        if let Some(ticket) = &ticket {
+            ticket.answered(length, reclaim);
+        }
+        Self { body, ticket }
+    }
+
+    /// The body inside.
+    pub fn get_ref(&self) -> &B {
+        &self.body
+    }
+}
+
+impl<B: Body> Body for GuardedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let mut this = self.project();
+        let Some(ticket) = this.ticket else { return this.body.poll_frame(cx) };
+        let frame = ready!(ticket.poll(cx, |cx| this.body.as_mut().poll_frame(cx)));
+        match &frame {
+            Some(Ok(_)) if this.body.is_end_stream() => end(this.ticket, End::Complete),
+            Some(Ok(frame)) => ticket.read(frame.data_ref().map_or(0, |data| data.remaining() as u64)),
+            Some(Err(_)) => end(this.ticket, End::Failed),
+            None => end(this.ticket, End::Complete),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn end(ticket: &mut Option<Ticket>, end: End) {
+    if let Some(ticket) = ticket.take() {
+        ticket.end(end);
+    }
+}

@@ -1,0 +1,49 @@
+//! A response that is awaited.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::Response;
+use http_body::Body;
+
+use crate::{body::GuardedBody, reclaim::Mode, registry::Ticket};
+
+pin_project_lite::pin_project! {
+    /// The response of [`LeakGuard`](crate::LeakGuard). Drop it at any time: a call that is cancelled is no leak.
+    #[derive(Debug)]
+    pub struct ResponseFuture<F, M> {
+        // Dropped before the ticket: what it held has been let go of when the call is over.
+        #[pin]
+        response: F,
+        ticket: Option<Ticket>,
+        mode: M,
+    }
+}
+
+impl<F, M> ResponseFuture<F, M> {
+    pub(crate) fn new(response: F, ticket: Ticket, mode: M) -> Self {
+        Self { response, ticket: Some(ticket), mode }
+    }
+}
+
+impl<F, M, B, E> Future for ResponseFuture<F, M>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    M: Mode<B>,
+    M::Body: Body,
+{
+    type Output = Result<Response<GuardedBody<M::Body>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = match this.ticket {
+            Some(ticket) => ready!(ticket.poll(cx, |cx| this.response.poll(cx))),
+            // It is over: whatever the service inside does when it is polled again.
+            None => ready!(this.response.poll(cx)),
+        };
+        let ticket = this.ticket.take();
+        Poll::Ready(result.map(|response| response.map(|body| GuardedBody::new(body, ticket, this.mode))))
+    }
+}

@@ -1,0 +1,202 @@
+//! What layers, services and detectors share.
+
+use std::{
+    cmp::Reverse,
+    fmt, mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use http::Request;
+use outbound_core::{Construction, Watcher};
+use tokio::time::Instant;
+
+use crate::{
+    builder::Options,
+    churn::Churn,
+    descriptors::Descriptors,
+    leak::{Holding, Leak},
+    record::Stage,
+    registry::{Open, Registry, Ticket},
+    reporter::Reporter,
+    sweep::Sweep,
+};
+
+pub(crate) struct Guard {
+    pub(crate) registry: Registry,
+    pub(crate) reporter: Arc<Reporter>,
+    pub(crate) sweep: Sweep,
+    pub(crate) held: Duration,
+    reclaim_after: Duration,
+    spare_descriptors: Option<u64>,
+    descriptors: Mutex<Checked>,
+    churn: Mutex<Churn>,
+    clients: AtomicUsize,
+}
+
+/// When descriptors were last counted, and whether they have been told to be few.
+#[derive(Default)]
+struct Checked {
+    at: Option<Instant>,
+    told: bool,
+}
+
+impl Guard {
+    /// It hears of all that is built in this process from now on.
+    pub(crate) fn new(options: Options, reclaim_after: Option<Duration>) -> Arc<Self> {
+        let Options { held, churn, spare_descriptors, backtraces, window, callback } = options;
+        let reporter = Arc::new(Reporter::new(callback, window));
+        let guard = Arc::new(Self {
+            registry: Registry::new(&reporter, backtraces),
+            reporter,
+            sweep: Sweep::default(),
+            held: held.min(FOR_EVER),
+            reclaim_after: reclaim_after.unwrap_or(FOR_EVER).min(FOR_EVER),
+            spare_descriptors,
+            descriptors: Mutex::default(),
+            churn: Mutex::new(Churn::new(churn)),
+            clients: AtomicUsize::new(0),
+        });
+        Construction::watch(&guard);
+        guard
+    }
+
+    pub(crate) fn next_client(&self) -> usize {
+        self.clients.fetch_add(1, Relaxed)
+    }
+
+    pub(crate) fn enter<B>(self: &Arc<Self>, client: usize, request: &Request<B>) -> Ticket {
+        let ticket = self.registry.enter(client, request);
+        self.sweep.ensure_running(self);
+        ticket
+    }
+
+    /// Tells what is due at `now`, and when to look again.
+    pub(crate) fn sweep(&self, now: Instant) -> Instant {
+        let at = self.registry.nanos(now);
+        let after = |since: u64, limit: Duration| since.saturating_add(nanos(limit));
+        let (mut held, mut unclaimed, mut next) = (Vec::new(), Vec::new(), after(at, self.held));
+        self.registry.visit(|open| {
+            let Some(idle) = open.record.idle() else { return };
+            let due = after(idle.since, self.held);
+            if due <= at && open.record.tell(idle) {
+                held.push(open.holding(self.registry.epoch, now));
+            } else if due > at {
+                next = next.min(due);
+            }
+            if let Some(body) = open.body.as_ref().filter(|_| open.record.stage() == Stage::Body) {
+                let due = after(idle.since, self.reclaim_after);
+                if due <= at {
+                    let holding = open.holding(self.registry.epoch, now);
+                    unclaimed.push((body.clone(), open.record.clone(), idle.since, holding));
+                } else {
+                    next = next.min(due);
+                }
+            }
+        });
+        held.sort_by_key(|holding| Reverse(holding.age));
+        for holding in held {
+            self.reporter.tell(&Leak::Held { holding });
+        }
+        for (body, record, since, holding) in unclaimed {
+            // Not if somebody has polled it meanwhile.
+            let is_idle = || {
+                let is_idle = record.idle().is_some_and(|idle| idle.since == since);
+                if is_idle {
+                    record.reclaimed();
+                }
+                is_idle
+            };
+            if body.reclaim(&is_idle) {
+                self.reporter.tell(&Leak::Reclaimed { holding });
+            }
+        }
+        self.check_descriptors(now);
+        self.registry.instant(next).unwrap_or(now + FOR_EVER)
+    }
+
+    /// All that is open, the oldest first.
+    pub(crate) fn snapshot(&self) -> Vec<Holding> {
+        self.holdings(|_| true)
+    }
+
+    /// The last clone of a service has gone: its bodies should have gone before.
+    pub(crate) fn client_dropped(&self, client: usize) {
+        let holdings = self.holdings(|open| open.call.client == client && open.record.stage() == Stage::Body);
+        if !holdings.is_empty() {
+            self.reporter.tell(&Leak::ClientDropped { holdings });
+        }
+    }
+
+    /// Nobody looks any more: what has not been told by now never would be.
+    pub(crate) fn close(&self) {
+        for holding in self.holdings(|open| open.record.idle().is_none_or(|idle| !idle.told)) {
+            self.reporter.tell(&Leak::Forgotten { holding });
+        }
+    }
+
+    fn holdings(&self, mut wanted: impl FnMut(&Open) -> bool) -> Vec<Holding> {
+        let (now, mut holdings) = (Instant::now(), Vec::new());
+        self.registry.visit(|open| {
+            if wanted(open) {
+                holdings.push(open.holding(self.registry.epoch, now));
+            }
+        });
+        holdings.sort_by_key(|holding| Reverse(holding.age));
+        holdings
+    }
+
+    /// Once a second at most, and told once until there are enough again.
+    fn check_descriptors(&self, now: Instant) {
+        {
+            let mut checked = lock(&self.descriptors);
+            if checked.at.is_some_and(|at| now - at < SECOND) {
+                return;
+            }
+            checked.at = Some(now);
+        }
+        let Some(descriptors) = Descriptors::now() else { return };
+        let spare = self.spare_descriptors.unwrap_or(descriptors.limit / 5);
+        let is_short = descriptors.left() < spare;
+        let was_told = mem::replace(&mut lock(&self.descriptors).told, is_short);
+        if is_short && !was_told {
+            self.reporter.tell(&Leak::Descriptors { descriptors });
+        }
+    }
+}
+
+impl Watcher for Guard {
+    fn built(&self, construction: Construction) {
+        let now = Instant::now();
+        let churn = lock(&self.churn).built(construction, now);
+        if let Some((built, within)) = churn {
+            self.reporter.tell(&Leak::Churn { construction, built, within });
+        }
+        self.check_descriptors(now);
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("held", &self.held)
+            .field("totals", &self.reporter.totals())
+            .finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// As long as the clock can be added to it without overflow, and longer than any process.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);

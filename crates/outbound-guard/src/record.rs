@@ -1,0 +1,190 @@
+//! What is known of one open call while it goes on, written by whoever polls it and read by the sweep: atomics, no lock.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU8, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed},
+        },
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use atomic_waker::AtomicWaker;
+use tokio::time::Instant;
+
+/// The record of a call, used again for the next when it is over.
+///
+/// It stands between the reader's waker and whatever wakes it, and so knows whose turn it is: the peer's after a poll that was
+/// pending, and the reader's from when that was woken. Only the latter makes it *idle*.
+///
+/// A waker of an earlier call may still be about. If it wakes this one, the reader is polled once for nothing, no more.
+#[derive(Debug)]
+pub(crate) struct Record {
+    epoch: Instant,
+    /// [`AWAITED`], or since when it is idle: nanoseconds after `epoch`, times two, plus one if that has been told.
+    turn: AtomicU64,
+    stage: AtomicU8,
+    read: AtomicU64,
+    /// [`UNKNOWN`] unless the head declared a length.
+    declared: AtomicU64,
+    reader: AtomicWaker,
+}
+
+/// How far a call has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Its response is to come.
+    Call,
+    /// Its response's body is with the caller.
+    Body,
+    /// That body has been taken away from the caller.
+    Reclaimed,
+}
+
+/// Nobody has polled since then, in nanoseconds, though there is something to poll for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Idle {
+    pub(crate) since: u64,
+    pub(crate) told: bool,
+}
+
+impl Record {
+    pub(crate) fn new(epoch: Instant) -> Self {
+        Self {
+            epoch,
+            turn: AtomicU64::new(AWAITED),
+            stage: AtomicU8::new(Stage::Call as u8),
+            read: AtomicU64::new(0),
+            declared: AtomicU64::new(UNKNOWN),
+            reader: AtomicWaker::new(),
+        }
+    }
+
+    /// Of a new call, which nobody has polled yet.
+    pub(crate) fn begin(&self, now: Instant) {
+        self.stage.store(Stage::Call as u8, Relaxed);
+        self.read.store(0, Relaxed);
+        self.declared.store(UNKNOWN, Relaxed);
+        self.idle_from(now);
+    }
+
+    /// Polls on behalf of the reader, with this record's own `waker`. `returned` hears how it was idle, if that has been told.
+    ///
+    /// What is ready has to be followed by [`answered`](Self::answered), [`read`](Self::read) or [`end`](Self::end).
+    pub(crate) fn poll<T>(
+        &self,
+        waker: &Waker,
+        cx: &Context<'_>,
+        poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+        returned: impl FnOnce(Idle),
+    ) -> Poll<T> {
+        if let Some(idle @ Idle { told: true, .. }) = Idle::from_turn(self.turn.swap(AWAITED, AcqRel)) {
+            returned(idle);
+        }
+        let polled = poll(&mut Context::from_waker(waker));
+        if polled.is_pending() {
+            self.reader.register(cx.waker());
+            // It may have been woken before there was anybody to wake.
+            if self.turn.load(Acquire) != AWAITED {
+                cx.waker().wake_by_ref();
+            }
+        }
+        polled
+    }
+
+    /// The head has come: the caller has a body now.
+    pub(crate) fn answered(&self, declared: Option<u64>) {
+        self.declared.store(declared.unwrap_or(UNKNOWN), Relaxed);
+        self.stage.store(Stage::Body as u8, Relaxed);
+        self.idle_from(Instant::now());
+    }
+
+    /// So many bytes have been handed to the caller.
+    pub(crate) fn read(&self, bytes: u64) {
+        self.read.fetch_add(bytes, Relaxed);
+        self.idle_from(Instant::now());
+    }
+
+    pub(crate) fn reclaimed(&self) {
+        self.stage.store(Stage::Reclaimed as u8, Relaxed);
+    }
+
+    /// The call is over. Returns since when it was idle.
+    pub(crate) fn end(&self) -> Option<Idle> {
+        drop(self.reader.take());
+        Idle::from_turn(self.turn.swap(AWAITED, AcqRel))
+    }
+
+    /// Since when it is idle; `None` while the peer is awaited.
+    pub(crate) fn idle(&self) -> Option<Idle> {
+        Idle::from_turn(self.turn.load(Acquire))
+    }
+
+    /// It is told now that it is idle, unless that is no longer so.
+    pub(crate) fn tell(&self, idle: Idle) -> bool {
+        let (untold, told) = (Idle { told: false, ..idle }, Idle { told: true, ..idle });
+        self.turn.compare_exchange(untold.into_turn(), told.into_turn(), AcqRel, Relaxed).is_ok()
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        [Stage::Call, Stage::Body, Stage::Reclaimed][usize::from(self.stage.load(Relaxed))]
+    }
+
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.read.load(Relaxed)
+    }
+
+    pub(crate) fn declared(&self) -> Option<u64> {
+        Some(self.declared.load(Relaxed)).filter(|&bytes| bytes != UNKNOWN)
+    }
+
+    /// It is the reader's turn from now on.
+    fn idle_from(&self, now: Instant) {
+        self.turn.store(self.idle_since(now).into_turn(), Relaxed);
+    }
+
+    fn idle_since(&self, now: Instant) -> Idle {
+        Idle { since: nanos(self.epoch, now), told: false }
+    }
+}
+
+impl Wake for Record {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.turn.load(Relaxed) == AWAITED {
+            let idle = self.idle_since(Instant::now());
+            let _ = self.turn.compare_exchange(AWAITED, idle.into_turn(), AcqRel, Relaxed);
+        }
+        self.reader.wake();
+    }
+}
+
+impl Idle {
+    /// For how long it has been at `now`.
+    pub(crate) fn until(self, epoch: Instant, now: Instant) -> Duration {
+        Duration::from_nanos(nanos(epoch, now).saturating_sub(self.since))
+    }
+
+    fn from_turn(turn: u64) -> Option<Self> {
+        (turn != AWAITED).then_some(Self { since: turn >> 1, told: turn & 1 == 1 })
+    }
+
+    fn into_turn(self) -> u64 {
+        self.since << 1 | u64::from(self.told)
+    }
+}
+
+/// From `epoch` to `now`, in nanoseconds.
+pub(crate) fn nanos(epoch: Instant, now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(epoch).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// It is the peer's turn.
+const AWAITED: u64 = u64::MAX;
+const UNKNOWN: u64 = u64::MAX;

@@ -1,0 +1,310 @@
+//! Each kind of leak is found once, at the very instant, by the right line; and what is none is not.
+
+mod support;
+
+use std::time::Duration;
+
+use http::Request;
+use http_body_util::BodyExt;
+use outbound_core::Exchange;
+use outbound_guard::{LeakGuardLayer, SendExt};
+use outbound_testkit::{Gate, Plan, Probe, TestBody};
+use support::*;
+use tokio::time::{Instant, sleep};
+use tower::{Layer, Service, ServiceExt};
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_nobody_reads_is_held_until_it_comes_back() {
+    for (name, back) in [("read", true), ("dropped", false)] {
+        let (client, _detector, log) = watched([Plan::new().body(TestBody::new().data("0123456789"))]);
+        let mut body = client.send(get()).await.unwrap().into_body();
+        let line = line!() - 1;
+        sleep(ms(41_000)).await;
+        assert_eq!(log.take(), [(ms(10_000), "held", Some(line))], "{name}");
+        if back {
+            body.frame().await.unwrap().unwrap();
+        }
+        drop(body);
+        let returned = (ms(41_000), "returned", Some(line));
+        let abandoned = (ms(41_000), "abandoned", Some(line));
+        let expected = if back { vec![returned] } else { vec![returned, abandoned] };
+        assert_eq!(log.take(), expected, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_counts_from_the_last_frame() {
+    let (client, _detector, log) = watched([Plan::new().body(TestBody::new().data("a").data("b").data("c"))]);
+    let mut body = client.send(get()).await.unwrap().into_body();
+    let line = line!() - 1;
+    for _ in 0..2 {
+        sleep(ms(9_999)).await;
+        body.frame().await.unwrap().unwrap();
+    }
+    sleep(ms(20_000)).await;
+    body.frame().await.unwrap().unwrap();
+    let begun = ms(2 * 9_999);
+    assert_eq!(
+        log.take(),
+        [(begun + ms(10_000), "held", Some(line)), (begun + ms(20_000), "returned", Some(line)),]
+    );
+}
+
+/// Twice held is told twice.
+#[tokio::test(start_paused = true)]
+async fn it_is_told_again_when_it_is_held_again() {
+    let (client, _detector, log) = watched([Plan::new().body(TestBody::new().data("a").data("b"))]);
+    let mut body = client.send(get()).await.unwrap().into_body();
+    for _ in 0..2 {
+        sleep(ms(15_000)).await;
+        body.frame().await.unwrap().unwrap();
+    }
+    let kinds: Vec<_> = log.take().into_iter().map(|(at, kind, _)| (at, kind)).collect();
+    assert_eq!(
+        kinds,
+        [(ms(10_000), "held"), (ms(15_000), "returned"), (ms(25_000), "held"), (ms(30_000), "returned")]
+    );
+}
+
+/// A peer that says nothing for an hour is none of the reader's doing.
+#[tokio::test(start_paused = true)]
+async fn waiting_for_the_peer_is_no_leak() {
+    let hour = ms(3_600_000);
+    let body = TestBody::new().data("a").delay(hour).data("b");
+    let (client, detector, log) = watched([Plan::new().delay(hour).body(body)]);
+    let reader =
+        tokio::spawn(async move { client.send(get()).await.unwrap().into_body().collect().await.unwrap() });
+    sleep(hour + hour / 2).await;
+    let [holding] = &detector.snapshot()[..] else { panic!("one is open") };
+    assert_eq!((holding.age, holding.idle, holding.read), (hour + hour / 2, None, 1));
+    assert_eq!(reader.await.unwrap().to_bytes(), "ab");
+    assert_eq!(log.take(), []);
+}
+
+/// The peer has sent something, and the reader, who had asked for it, has gone away.
+#[tokio::test(start_paused = true)]
+async fn the_time_counts_from_when_there_is_something_to_read() {
+    let gate = Gate::new("data");
+    let body = TestBody::new().wait(&gate).data("a");
+    let (client, _detector, log) = watched([Plan::new().body(body)]);
+    let mut body = client.send(get()).await.unwrap().into_body();
+    let line = line!() - 1;
+    tokio::time::timeout(ms(5_000), body.frame()).await.unwrap_err();
+    sleep(ms(25_000)).await;
+    assert_eq!(log.take(), []);
+    gate.open();
+    sleep(ms(15_000)).await;
+    assert_eq!(log.take(), [(ms(40_000), "held", Some(line))]);
+}
+
+/// A future that is ready and not polled holds a connection as well as a body does.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_nobody_polls_is_held() {
+    let (client, _detector, log) = watched([Plan::new().delay(ms(1_000))]);
+    let mut never = Box::pin(client.send(get()));
+    let line = line!() - 1;
+    // Nothing is called before the first poll.
+    sleep(ms(20_000)).await;
+    assert_eq!(log.take(), []);
+    assert!(futures_poll(never.as_mut()).is_pending());
+    sleep(ms(20_000)).await;
+    assert_eq!(log.take(), [(ms(31_000), "held", Some(line))]);
+    drop(never);
+    assert_eq!(log.take(), [(ms(40_000), "returned", Some(line))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_dropped_before_its_end_is_abandoned() {
+    let frames = || TestBody::new().data("01234").data("56789");
+    for (name, body, read, abandoned) in [
+        ("unread", frames(), 0, Some((0, Some(10)))),
+        ("half read", frames(), 1, Some((5, Some(10)))),
+        ("read, and its end foreseen", frames(), 2, None),
+        ("read, its end not asked for", frames().unannounced_end(), 2, None),
+        ("unsized, half read", frames().unsized_hint(), 1, Some((5, None))),
+        (
+            "unsized, read, its end not asked for",
+            frames().unsized_hint().unannounced_end(),
+            2,
+            Some((10, None)),
+        ),
+        ("unsized, read to its end", frames().unsized_hint().unannounced_end(), 3, None),
+        ("failed", TestBody::new().data("a").error("broken"), 2, None),
+        ("empty", TestBody::new(), 0, None),
+    ] {
+        let (client, detector, log) = watched([Plan::new().body(body)]);
+        let mut body = client.send(get()).await.unwrap().into_body();
+        let line = line!() - 1;
+        for _ in 0..read {
+            let _ = body.frame().await;
+        }
+        drop(body);
+        let expected: Vec<_> = abandoned.iter().map(|_| (ms(0), "abandoned", Some(line))).collect();
+        assert_eq!(log.take(), expected, "{name}");
+        let bytes = log.last_holding().map(|holding| (holding.read, holding.declared));
+        assert_eq!(bytes, abandoned, "{name}");
+        detector.assert_no_leaks();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_cancelled_is_no_leak() {
+    let (client, detector, log) = watched([Plan::new().never_answers()]);
+    tokio::time::timeout(ms(60_000), client.send(get())).await.unwrap_err();
+    assert_eq!(log.take(), []);
+    detector.assert_no_leaks();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_forgotten_is_found() {
+    let gate = Gate::new("data");
+    for (name, body, told) in [
+        ("nobody waits", TestBody::new().data("a"), vec![(ms(10_000), "held")]),
+        ("somebody waited", TestBody::new().wait(&gate).data("a"), vec![(ms(60_000), "forgotten")]),
+    ] {
+        let (client, detector, log) = watched([Plan::new().body(body)]);
+        let mut body = Box::pin(client.send(get()).await.unwrap().into_body());
+        if name == "somebody waited" {
+            assert!(futures_poll(std::pin::pin!(body.frame())).is_pending());
+        }
+        let _ = std::mem::ManuallyDrop::new(body);
+        sleep(ms(60_000)).await;
+        drop(detector);
+        let found: Vec<_> = log.take().into_iter().map(|(at, kind, _)| (at, kind)).collect();
+        assert_eq!(found, told, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_before_its_bodies_is_told() {
+    let (client, _detector, log) = watched([Plan::new().body(TestBody::new().data("a"))]);
+    let clone = client.clone();
+    let first = client.send(get()).await.unwrap();
+    let line = line!() - 1;
+    sleep(ms(1_000)).await;
+    let second = clone.send(get()).await.unwrap();
+    let other_client = watched([Plan::new()]).0;
+    drop((client, other_client));
+    assert_eq!(log.take(), [], "a clone is left");
+    drop(clone);
+    assert_eq!(log.take(), [(ms(1_000), "client_dropped", Some(line))]);
+    assert_eq!(log.last().to_string().lines().count(), 1);
+    assert!(log.last().to_string().starts_with("client dropped with 2 responses open, the oldest: "));
+    drop((first, second));
+}
+
+/// `oneshot` drops its client while the call is under way, as it should.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_before_its_answer_is_none() {
+    let (client, detector, log) = watched([Plan::new().delay(ms(1_000)).body(TestBody::new().data("a"))]);
+    let response = client.oneshot(get()).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    assert_eq!(log.take(), []);
+    detector.assert_no_leaks();
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_calls_that_behave_are_not_told() {
+    let bodies = [TestBody::new(), TestBody::new().data("a"), TestBody::new().data("a").pending(2).data("b")];
+    let (client, detector, log) = watched(bodies.map(|body| Plan::new().answers_after(2).body(body)));
+    for call in 0..10_000_u64 {
+        let response = client.send(get()).await.unwrap();
+        if call % 100 == 0 {
+            sleep(ms(9_999)).await;
+        }
+        response.into_body().collect().await.unwrap();
+    }
+    assert_eq!(log.take(), []);
+    detector.assert_no_leaks();
+    let stats = detector.stats();
+    assert_eq!((stats.calls, stats.bodies, stats.held, stats.oldest), (0, 0, 0, None));
+    assert_eq!(stats.totals, Default::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_held_for_too_long_is_reclaimed_where_that_is_wanted() {
+    let log = Log::new();
+    let (inner, probe) = Probe::pair([Plan::new().body(TestBody::new().data("01234").data("56789"))]);
+    let (layer, detector) =
+        LeakGuardLayer::builder().reclaim_after(ms(60_000)).callback(log.callback()).pair();
+    let client = layer.layer(inner);
+    let mut body = client.send(get()).await.unwrap().into_body();
+    let line = line!() - 1;
+    body.frame().await.unwrap().unwrap();
+    sleep(ms(59_999)).await;
+    assert_eq!(log.take(), [(ms(10_000), "held", Some(line))]);
+    assert_eq!(probe.counts().bodies, 1);
+    sleep(ms(1)).await;
+    tokio::task::yield_now().await;
+    assert_eq!(log.take(), [(ms(60_000), "reclaimed", Some(line))]);
+    assert_eq!(probe.counts().bodies, 0, "and its connection with it");
+    let error = body.frame().await.unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "timed out after 60 s reading the response body (reclaim_after)");
+    assert!(body.frame().await.is_none());
+    drop(body);
+    assert_eq!(log.take(), [(ms(60_000), "returned", Some(line))]);
+    detector.assert_no_leaks();
+}
+
+/// Nothing runs while nothing is open.
+#[tokio::test(start_paused = true)]
+async fn the_sweep_ends_with_the_last_call() {
+    let (client, _detector, log) = watched([Plan::new().body(TestBody::new().data("a"))]);
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    assert_eq!(tasks(), 0);
+    for round in 0..3 {
+        let body = client.send(get()).await.unwrap();
+        assert_eq!(tasks(), 1, "round {round}");
+        sleep(ms(100_000)).await;
+        assert_eq!(tasks(), 1, "round {round}");
+        drop(body);
+        sleep(ms(10_000)).await;
+        assert_eq!(tasks(), 0, "round {round}");
+    }
+    assert_eq!(log.take().len(), 9, "held, returned, abandoned");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sweep_ends_with_the_guard() {
+    let (client, detector, _log) = watched([Plan::new().body(TestBody::new().data("a"))]);
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let body = client.send(get()).await.unwrap();
+    drop((client, detector));
+    tokio::task::yield_now().await;
+    assert_eq!(tasks(), 0);
+    drop(body);
+}
+
+/// Outside a runtime everything works but the sweep.
+#[test]
+fn no_runtime_is_needed_to_call_or_to_drop() {
+    let (mut client, detector, log) = watched([Plan::new().body(TestBody::new().data("a"))]);
+    let mut request = get();
+    Exchange::track(&mut request);
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(Service::<Request<TestBody>>::poll_ready(&mut client, &mut cx).is_ready());
+    let call = client.call(request);
+    assert_eq!(detector.snapshot().len(), 1);
+    drop(call);
+    detector.assert_no_leaks();
+    assert_eq!(log.take(), []);
+}
+
+/// A runtime that ends takes the sweep with it; the next call starts one where it is.
+#[test]
+fn the_sweep_moves_to_another_runtime() {
+    let (client, _detector, log) = watched([Plan::new().body(TestBody::new().data("a"))]);
+    for _ in 0..2 {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let begun = Instant::now();
+            let body = client.send(get()).await.unwrap();
+            sleep(Duration::from_secs(3600)).await;
+            assert_eq!(begun.elapsed(), Duration::from_secs(3600));
+            drop(body);
+        });
+        let kinds: Vec<_> = log.take().into_iter().map(|(_, kind, _)| kind).collect();
+        assert_eq!(kinds, ["held", "returned", "abandoned"]);
+    }
+}

@@ -1,0 +1,240 @@
+//! How leaks are told: events, snapshots, and tests that fail.
+
+mod support;
+
+use std::{
+    fmt::{Debug, Write},
+    num::NonZeroU32,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex},
+};
+
+use http_body_util::BodyExt;
+use outbound_core::{Attempt, CallSite, Elapsed, Origin, Overloaded, Phase};
+use outbound_guard::{Backtraces, LeakGuardLayer, SendExt};
+use outbound_testkit::{Plan, Probe, TestBody};
+use support::*;
+use tokio::time::sleep;
+use tower::Layer;
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+    subscriber::{DefaultGuard, set_default},
+};
+use tracing_subscriber::{Registry, layer::SubscriberExt};
+
+/// Writes each event down, a line each.
+#[derive(Clone, Default)]
+struct Notes(Arc<Mutex<String>>);
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        match field.name() {
+            "message" => self.0 = format!("{value:?}{}", self.0),
+            name => write!(self.0, " {name}={value:?}").unwrap(),
+        }
+    }
+}
+
+impl<S: Subscriber> tracing_subscriber::Layer<S> for Notes {
+    fn on_event(&self, event: &Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        if event.metadata().target().starts_with("outbound_guard") {
+            let mut line = Line(String::new());
+            event.record(&mut line);
+            writeln!(self.0.lock().unwrap(), "{} {}", event.metadata().level(), line.0).unwrap();
+        }
+    }
+}
+
+impl Notes {
+    fn taken() -> (Self, DefaultGuard) {
+        let notes = Self::default();
+        (notes.clone(), set_default(Registry::default().with(notes)))
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap()).lines().map(str::to_owned).collect()
+    }
+}
+
+fn answering() -> Plan {
+    Plan::new().body(TestBody::new().data("01234").data("56789"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_says_all_on_one_line() {
+    let (notes, _default) = Notes::taken();
+    let (client, _detector, _log) = watched([answering()]);
+    let mut request = get();
+    Attempt::FIRST.next().attach(&mut request);
+    let mut body = client.send(request).await.unwrap().into_body();
+    let site = format!("crates/outbound-guard/tests/reports.rs:{}:27", line!() - 1);
+    body.frame().await.unwrap().unwrap();
+    sleep(ms(41_000)).await;
+    body.frame().await.unwrap().unwrap();
+    let call = format!("http://a.example, called at {site}, attempt 2");
+    let fields = format!("site={site} origin=http://a.example muted=0");
+    let held = "5 of 10 bytes read, not polled for 10 s";
+    assert_eq!(
+        notes.take(),
+        [
+            format!("WARN response held: {call}, 10 s ago, {held} leak=\"held\" {fields}"),
+            format!(
+                "INFO response returned after 41 s: {call}, 41 s ago, 5 of 10 bytes read leak=\"returned\" {fields}"
+            ),
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_gets_one_event_a_window() {
+    let (notes, _default) = Notes::taken();
+    let (client, detector, log) = watched([answering()]);
+    for round in 0..100 {
+        drop(client.send(get()).await.unwrap());
+        sleep(ms(1_000)).await;
+        if round == 50 {
+            drop(client.send(get()).await.unwrap());
+        }
+    }
+    let told: Vec<_> =
+        notes.take().iter().map(|line| line.rsplit_once("muted=").unwrap().1.to_owned()).collect();
+    assert_eq!(told, ["0", "0", "59"], "one line at 0 and 60 s, the other at 51 s");
+    assert_eq!(log.take().len(), 101, "the callback is told everything");
+    assert_eq!(detector.stats().totals.abandoned, 101);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_span_is_named() {
+    let (_notes, _default) = Notes::taken();
+    let (client, detector, _log) = watched([answering()]);
+    let call = tracing::info_span!("checkout").in_scope(|| tower::ServiceExt::oneshot(client, get()));
+    let call = tracing::info_span!("later").in_scope(|| Box::pin(call));
+    let response = {
+        let span = tracing::info_span!("polling");
+        let _entered = span.enter();
+        now(call).unwrap()
+    };
+    let [holding] = &detector.snapshot()[..] else { panic!("one is open") };
+    assert_eq!(holding.span.unwrap().name(), "polling", "where the service was called");
+    assert!(holding.to_string().contains("called at an unknown line in span \"polling\""), "{holding}");
+    drop(response);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backtrace_is_kept_for_one_call_in_so_many() {
+    let three = NonZeroU32::new(3).unwrap();
+    for (name, backtraces, kept) in [
+        ("off", Backtraces::Off, [false; 6]),
+        ("one in three", Backtraces::OneIn(three), [false, false, true, false, false, true]),
+        ("all", Backtraces::All, [true; 6]),
+    ] {
+        let (layer, detector) = LeakGuardLayer::builder().backtraces(backtraces).pair();
+        let client = layer.layer(Probe::pair([answering()]).0);
+        let mut responses = Vec::new();
+        for _ in 0..6 {
+            responses.push(client.send(get()).await.unwrap());
+            sleep(ms(1)).await;
+        }
+        let snapshot = detector.snapshot();
+        let found: Vec<_> = snapshot.iter().map(|holding| holding.backtrace.is_some()).collect();
+        assert_eq!(found, kept, "{name}");
+        for holding in snapshot.iter().filter(|holding| holding.backtrace.is_some()) {
+            assert!(!holding.to_string().contains("reports::"), "{name}: on one line");
+            assert!(format!("{holding:#}").contains("reports::"), "{name}: who called");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_snapshot_is_sorted_by_age() {
+    let (client, detector, _log) = watched([answering(), answering(), Plan::new().never_answers()]);
+    let older = client.send(get()).await.unwrap();
+    sleep(ms(2_000)).await;
+    let mut younger = client.send(get()).await.unwrap().into_body();
+    younger.frame().await.unwrap().unwrap();
+    sleep(ms(1_000)).await;
+    let waiting = tokio::spawn(client.send(get()));
+    sleep(ms(500)).await;
+    let snapshot = detector.snapshot();
+    let seen: Vec<_> =
+        snapshot.iter().map(|holding| (holding.age, holding.idle, holding.read, holding.phase)).collect();
+    let body = Some(Phase::Body);
+    assert_eq!(
+        seen,
+        [
+            (ms(3_500), Some(ms(3_500)), 0, body),
+            (ms(1_500), Some(ms(1_500)), 5, body),
+            (ms(500), None, 0, None)
+        ]
+    );
+    assert!(snapshot[2].to_string().ends_with(", 500 ms ago, no response yet, awaiting the peer"));
+    let stats = detector.stats();
+    assert_eq!((stats.calls, stats.bodies, stats.held, stats.oldest), (1, 2, 0, Some(ms(3_500))));
+    sleep(ms(7_000)).await;
+    assert_eq!(detector.stats().held, 1);
+    drop((older, younger, waiting));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_told_has_a_secret() {
+    let (notes, _default) = Notes::taken();
+    let (client, detector, log) = watched([answering()]);
+    let body = client.send(get()).await.unwrap();
+    sleep(ms(20_000)).await;
+    for told in [
+        format!("{:?}", detector.snapshot()),
+        format!("{:#}", detector.snapshot()[0]),
+        format!("{:?} {}", log.last(), log.last()),
+        notes.take().join("\n"),
+        format!("{detector:?} {body:?}"),
+    ] {
+        assert!(!told.contains("secret") && !told.contains("token"), "{told}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_test_with_a_leak_fails_and_says_who() {
+    let (client, detector, _log) = watched([answering()]);
+    detector.assert_no_leaks();
+    drop(detector.check_on_drop());
+
+    let body = client.send(get()).await.unwrap();
+    let line = line!() - 1;
+    let expected = format!(
+        "1 response still open\n  http://a.example, called at {}:{line}:23, 0 s ago, 0 of 10 bytes read",
+        CallSite::here().location().file()
+    );
+    let assert = || detector.assert_no_leaks();
+    let check = || drop(detector.check_on_drop());
+    for (name, fail) in [("assert", &assert as &dyn Fn()), ("check", &check)] {
+        let panic = catch_unwind(AssertUnwindSafe(fail)).unwrap_err();
+        assert_eq!(*panic.downcast_ref::<String>().unwrap(), expected, "{name}");
+    }
+    // A test that fails for another reason fails for that one.
+    let failing = catch_unwind(AssertUnwindSafe(|| {
+        let _check = detector.check_on_drop();
+        panic!("for another reason");
+    }));
+    assert_eq!(*failing.unwrap_err().downcast_ref::<&str>().unwrap(), "for another reason");
+    drop(body);
+    detector.assert_no_leaks();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_in_the_way() {
+    let (client, detector, _log) = watched([answering()]);
+    let body = client.send(get()).await.unwrap();
+    let origin = |uri: &str| Origin::of(&uri.parse().unwrap()).unwrap();
+    let full = Overloaded::new("limit", 1, 0);
+    let holders = |error: &(dyn std::error::Error + 'static)| detector.holders(error).len();
+    assert_eq!(holders(&full.clone().to(origin("http://a.example"))), 1, "of its origin");
+    assert_eq!(holders(&full.clone().to(origin("http://b.example"))), 0, "of another");
+    assert_eq!(holders(&full), 1, "of all");
+    assert_eq!(holders(&Elapsed::new(Phase::Acquire, ms(1))), 1, "waited for a connection");
+    assert_eq!(holders(&Elapsed::new(Phase::Head, ms(1))), 0, "waited for nobody");
+    assert_eq!(holders(&std::fmt::Error), 0, "anything else");
+    drop(body);
+}

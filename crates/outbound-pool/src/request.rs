@@ -1,0 +1,101 @@
+//! A request on its way through the pool.
+
+use std::mem;
+
+use http::{
+    Extensions, HeaderMap, Request, Uri,
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+    response,
+    uri::Authority,
+};
+use outbound_core::{BoxError, CallSite, Deadline, Exchange, Idempotent, Origin};
+
+use crate::upload::Upload;
+
+/// A request on its way through the pool.
+pub(crate) struct Call {
+    pub(crate) origin: Origin,
+    pub(crate) request: Request<Upload>,
+    /// Somebody watches the exchange; else it gets a record when it has a connection.
+    pub(crate) exchange: Option<Exchange>,
+    pub(crate) site: Option<CallSite>,
+    pub(crate) deadline: Deadline,
+    /// The request's extensions, to become those of the response.
+    pub(crate) context: Extensions,
+    pub(crate) is_idempotent: bool,
+    /// It has been sent before, in vain: there is no third time.
+    pub(crate) is_second: bool,
+}
+
+// === Call ===
+
+impl Call {
+    pub(crate) fn new<B>(origin: Origin, request: Request<B>) -> Self
+    where
+        B: http_body::Body + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let exchange = Exchange::of(&request);
+        if let Some(exchange) = &exchange {
+            exchange.aim(origin.clone(), &request);
+        }
+        let (site, deadline) = (CallSite::of(&request), Deadline::of(&request).unwrap_or_default());
+        let is_idempotent = request.method().is_idempotent() || Idempotent::of(&request);
+        let mut request = request.map(Upload::new);
+        // What outbound's layers put there is all that most requests carry, and the response wants it back. Where there is more,
+        // hyper may be meant.
+        let context = match &exchange {
+            Some(_) if request.extensions().len() == 1 => mem::take(request.extensions_mut()),
+            _ => Extensions::new(),
+        };
+        Self { origin, request, exchange, site, deadline, context, is_idempotent, is_second: false }
+    }
+
+    /// The record of the exchange, made now if there was none.
+    pub(crate) fn exchange(&mut self) -> &Exchange {
+        self.exchange.get_or_insert_with(|| {
+            let exchange = Exchange::new();
+            exchange.aim(self.origin.clone(), &self.request);
+            exchange
+        })
+    }
+
+    /// What a request has, its response has too.
+    pub(crate) fn carry_over(self, parts: &mut response::Parts, exchange: &Exchange, tracked: bool) {
+        carry_over(self.context, parts, exchange, tracked);
+    }
+}
+
+/// Likewise. What the connection has put there stays.
+pub(crate) fn carry_over(
+    context: Extensions,
+    parts: &mut response::Parts,
+    exchange: &Exchange,
+    tracked: bool,
+) {
+    parts.extensions.extend(context);
+    if tracked {
+        exchange.clone().attach(parts);
+        if let Some(attempt) = exchange.attempt() {
+            attempt.attach(parts);
+        }
+    }
+}
+
+pub(crate) fn without_userinfo(authority: &Authority) -> Uri {
+    let whole = authority.as_str();
+    let bare = whole.rsplit_once('@').map_or(whole, |(_, bare)| bare);
+    bare.parse().unwrap_or_default()
+}
+
+/// The length that frames the content, where that is what does (RFC 9112, 6.3).
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let length = headers.get(CONTENT_LENGTH).filter(|_| !headers.contains_key(TRANSFER_ENCODING))?;
+    length.to_str().ok()?.parse().ok()
+}
+
+/// Whether `Connection` lists `token`.
+pub(crate) fn has_token(headers: &HeaderMap, token: &str) -> bool {
+    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|listed| listed.trim().eq_ignore_ascii_case(token))
+}

@@ -1,0 +1,111 @@
+//! How connections come before they are asked for, and go when their time has come.
+
+mod support;
+
+use std::time::Duration;
+
+use outbound_core::{Delivery, Failure, Kind};
+use outbound_pool::{Pool, What, Why};
+use outbound_testkit::{Answer, Friendly, Hostile, Script, handler};
+use support::*;
+
+#[tokio::test]
+async fn a_connection_carries_as_many_requests_as_it_may() {
+    let upstream = Friendly::new(handler::hello).start();
+    let pool = build(Pool::builder().max_requests_per_connection(3));
+    for _ in 0..7 {
+        fetch(&pool, get(upstream.uri("/"))).await.unwrap();
+    }
+    assert_eq!(upstream.sightings().connections.len(), 3);
+    assert_eq!(pool.stats().totals.retired, 2);
+    leaves_nothing("requests", pool, &[&upstream]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_lives_no_longer_than_it_may() {
+    let frozen = Frozen::new();
+    let upstream = Friendly::new(handler::hello).start();
+    let pool = build(Pool::builder().max_lifetime(Duration::from_secs(20)).seed(7));
+    fetch(&pool, get(upstream.uri("/"))).await.unwrap();
+    tokio::time::advance(Duration::from_secs(17)).await;
+    assert_eq!(quiet(&pool).await.connections.idle, 1, "the jitter is a tenth at most");
+    tokio::time::advance(Duration::from_secs(3)).await;
+    let stats = until(&pool, "the end of its life", |stats| stats.connections.open() == 0).await;
+    assert_eq!((stats.totals.retired, stats.totals.expired), (1, 0));
+    drop(frozen);
+}
+
+#[tokio::test]
+async fn connections_are_opened_ahead_within_the_limits() {
+    let upstream = Friendly::new(handler::hello).start();
+    let pool = build(Pool::builder().max_connections_per_host(4));
+    assert_eq!(pool.prewarm(&upstream.uri("/"), 3).await.unwrap(), 3);
+    assert_eq!(pool.prewarm(&upstream.uri("/"), 9).await.unwrap(), 1, "the limit is four");
+    assert_eq!(pool.stats().connections.idle, 4);
+    fetch(&pool, get(upstream.uri("/"))).await.unwrap();
+    assert_eq!(upstream.sightings().connections.len(), 4);
+    leaves_nothing("prewarm", pool, &[&upstream]).await;
+}
+
+#[tokio::test]
+async fn a_closed_pool_serves_nobody_and_has_no_sockets() {
+    let upstream = Hostile::new(Script::new().read_head().stall()).start();
+    let pool = build(Pool::builder().max_connections(1));
+    let calls: Vec<_> = (0..2)
+        .map(|_| {
+            let (pool, uri) = (pool.clone(), upstream.uri("/"));
+            tokio::spawn(async move { fetch(&pool, get(uri)).await.unwrap_err() })
+        })
+        .collect();
+    until(&pool, "one to be sent, one to wait", |s| (s.exchanges, s.waiting) == (1, 1)).await;
+    pool.close(Duration::from_millis(20)).await;
+    assert_eq!(pool.stats().connections.open(), 0);
+    let mut deliveries = Vec::new();
+    for call in calls {
+        deliveries.push(Failure::of(&*call.await.unwrap()).delivery());
+    }
+    deliveries.sort();
+    assert_eq!(deliveries, [Delivery::NotSent, Delivery::Maybe]);
+    let late = fetch(&pool, get(upstream.uri("/"))).await.unwrap_err();
+    let failure = Failure::of(&*late);
+    assert_eq!((failure.kind(), failure.delivery()), (Kind::Canceled, Delivery::NotSent), "{late}");
+    pool.close(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn events_tell_a_connections_life_in_order() {
+    let upstream = Friendly::new(handler::hello).start();
+    let pool = pool();
+    let mut events = pool.events();
+    for _ in 0..2 {
+        fetch(&pool, get(upstream.uri("/"))).await.unwrap();
+    }
+    pool.close(Duration::from_secs(5)).await;
+    let mut told = Vec::new();
+    loop {
+        let event = events.next().await.unwrap().unwrap();
+        assert_eq!(event.connection, 1);
+        told.push(match event.what {
+            What::Dialing => "dialing",
+            What::Opened(_) => "opened",
+            What::Reused { idle: Some(_) } => "reused",
+            What::Returned => "returned",
+            What::Closed(Why::Shutdown) => break,
+            other => panic!("{other:?}"),
+        });
+    }
+    assert_eq!(told, ["dialing", "opened", "returned", "reused", "returned"]);
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_dropped_body_is_read_within_bounds() {
+    for (name, length, survives) in [("little", 20_000, true), ("much", 200_000, false)] {
+        let upstream =
+            Hostile::new(Script::new().forever(Script::new().exchange(Answer::new(200, vec![b'x'; length]))))
+                .start();
+        let pool = pool();
+        drop(send(&pool, get(upstream.uri("/"))).await.unwrap());
+        assert_eq!(quiet(&pool).await.connections.idle, usize::from(survives), "{name}");
+        leaves_nothing(name, pool, &[&upstream]).await;
+    }
+}

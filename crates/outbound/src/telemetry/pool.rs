@@ -1,0 +1,97 @@
+//! What a pool has to show.
+
+use opentelemetry::{KeyValue, StringValue, metrics::Meter};
+use outbound_pool::{Counts, OriginStats, Pool, Totals};
+use outbound_telemetry::{Observe, Series, Watch};
+
+type State = (&'static str, fn(&Counts) -> usize);
+
+/// Shows what `pool` holds, as long as the watch is kept; and so long that keeps the pool, too.
+pub fn watch_pool<C>(meter: &Meter, name: impl Into<StringValue>, pool: &Pool<C>) -> Watch<Pool<C>>
+where
+    C: Send + Sync + 'static,
+{
+    Watch::new(meter, name, pool.clone())
+        .up_down(OPEN_CONNECTIONS, |pool, observe| {
+            let states: [State; 2] = [("active", |counts| counts.active), ("idle", |counts| counts.idle)];
+            by_state("http.connection.state", states, &pool.stats().origins, observe);
+        })
+        .up_down(UNUSABLE, |pool, observe| {
+            let states: [State; 2] =
+                [("dialing", |counts| counts.dialing), ("closing", |counts| counts.closing)];
+            by_state("outbound.pool.state", states, &pool.stats().origins, observe);
+        })
+        .up_down(WAITING, |pool, observe| {
+            for origin in pool.stats().origins {
+                observe(origin.waiting as i64, &server(&origin));
+            }
+        })
+        .counter(EVENTS, |pool, observe| {
+            let Totals {
+                dialed,
+                opened,
+                closed,
+                reused,
+                waited,
+                overflowed,
+                evicted,
+                expired,
+                surplus,
+                lost,
+                ..
+            } = pool.stats().totals;
+            for (event, count) in [
+                ("dialed", dialed),
+                ("opened", opened),
+                ("closed", closed),
+                ("reused", reused),
+                ("waited", waited),
+                ("overflowed", overflowed),
+                ("evicted", evicted),
+                ("expired", expired),
+                ("surplus", surplus),
+                ("lost", lost),
+            ] {
+                observe(count, &[KeyValue::new("outbound.pool.event", event)]);
+            }
+        })
+}
+
+fn by_state(key: &'static str, states: [State; 2], origins: &[OriginStats], observe: &mut Observe<'_, i64>) {
+    for origin in origins {
+        let [address, port] = server(origin);
+        for (state, count) in states {
+            let state = KeyValue::new(key, state);
+            observe(count(&origin.connections) as i64, &[address.clone(), port.clone(), state]);
+        }
+    }
+}
+
+fn server(stats: &OriginStats) -> [KeyValue; 2] {
+    let host = stats.origin.host().trim_start_matches('[').trim_end_matches(']');
+    [
+        KeyValue::new("server.address", host.to_owned()),
+        KeyValue::new("server.port", i64::from(stats.origin.port())),
+    ]
+}
+
+const OPEN_CONNECTIONS: Series = Series {
+    name: "http.client.open_connections",
+    unit: "{connection}",
+    description: "Number of outbound HTTP connections that are currently active or idle on the client.",
+};
+const UNUSABLE: Series = Series {
+    name: "outbound.pool.unusable",
+    unit: "{connection}",
+    description: "Connections that are not yet open, and not yet closed.",
+};
+const WAITING: Series = Series {
+    name: "outbound.pool.waiting",
+    unit: "{request}",
+    description: "Calls that wait for a connection, and have none being opened for them.",
+};
+const EVENTS: Series = Series {
+    name: "outbound.pool.events",
+    unit: "{event}",
+    description: "What has happened since the pool was built.",
+};
