@@ -3,6 +3,7 @@
 use std::{
     fmt, mem,
     pin::Pin,
+    sync::{Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -29,8 +30,11 @@ pub struct Body(Content);
 
 enum Content {
     Bytes(Bytes),
-    Stream(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError> + Send>>),
+    /// Never contended: it is there so that a body is `Sync`, which reqwest asks for.
+    Stream(Mutex<Stream>),
 }
+
+type Stream = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BoxError> + Send>>;
 
 pin_project_lite::pin_project! {
     /// Another body, with our error.
@@ -51,7 +55,7 @@ impl Body {
     where
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        Self(Content::Stream(Box::pin(Erase { body })))
+        Self(Content::Stream(Mutex::new(Box::pin(Erase { body }))))
     }
 
     /// All of it, unless it is a stream; what is left of it, once it has been polled.
@@ -79,23 +83,29 @@ impl http_body::Body for Body {
         match &mut self.0 {
             Content::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
             Content::Bytes(bytes) => Poll::Ready(Some(Ok(Frame::data(mem::take(bytes))))),
-            Content::Stream(stream) => stream.as_mut().poll_frame(cx),
+            Content::Stream(stream) => {
+                stream.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll_frame(cx)
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Content::Bytes(bytes) => bytes.is_empty(),
-            Content::Stream(stream) => stream.is_end_stream(),
+            Content::Stream(stream) => lock(stream).is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Content::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Stream(stream) => stream.size_hint(),
+            Content::Stream(stream) => lock(stream).size_hint(),
         }
     }
+}
+
+fn lock(stream: &Mutex<Stream>) -> MutexGuard<'_, Stream> {
+    stream.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Default for Body {

@@ -42,6 +42,8 @@ async fn a_stream_is_what_it_wraps() {
     let stream = Body::stream(Full::new(Bytes::from("hello")));
     assert!(stream.as_bytes().is_none() && stream.try_clone().is_none());
     assert_eq!(stream.size_hint().exact(), Some(5));
+    fn is_sync<T: Send + Sync + Unpin + 'static>(_: T) {}
+    is_sync(stream);
 }
 
 /// Gives so many bytes at a time.
