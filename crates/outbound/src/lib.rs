@@ -24,6 +24,9 @@ pub use client::Client;
 pub use ext::ServiceBuilderExt;
 pub use offload::{INLINE_JSON, offload};
 pub use outbound_core::*;
+#[cfg(feature = "guard")]
+#[doc(inline)]
+pub use outbound_guard::{self as guard, LeakDetector, LeakGuardLayer};
 #[cfg(feature = "limit")]
 #[doc(inline)]
 pub use outbound_limit::{self as limit, AdaptiveLimitLayer, ConcurrencyLimitLayer, RateLimitLayer};

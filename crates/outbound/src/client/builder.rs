@@ -8,7 +8,8 @@ use http::{
     header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
 };
 use outbound_core::BoxError;
-use outbound_pool::connect::{Tcp, Tls};
+use outbound_guard::LeakGuardLayer;
+use outbound_pool::connect::{Matcher, Protocols, Proxy, Tcp, Tls};
 use outbound_retry::{Backoff, Budget, IdempotencyKey, RetryAfter, RetryLayer, Standard};
 use outbound_timeout::{DeadlineLayer, TimeoutLayer};
 use rustls::ClientConfig;
@@ -17,7 +18,7 @@ use tower_http::{decompression::DecompressionLayer, follow_redirect::FollowRedir
 use tower_layer::Layer;
 
 use super::{
-    Client, Concurrency,
+    About, Client, Concurrency,
     defaults::{Base, Defaults, WithDefaults},
     describe::Description,
     redirect::NoCredentials,
@@ -35,6 +36,8 @@ pub struct ClientBuilder {
     idempotency_key: IdempotencyKey,
     concurrency: Option<Concurrency>,
     tls: Option<ClientConfig>,
+    proxy: Option<Matcher>,
+    leak_guard: Option<outbound_guard::Builder>,
     /// The first setting that makes no sense.
     invalid: Option<InvalidClient>,
 }
@@ -155,6 +158,12 @@ impl ClientBuilder {
         max_connections: usize,
         /// How long a connection may be idle until it is closed.
         idle_timeout: Duration,
+        /// How old a connection may become: it is closed when it is idle then, or when its response has ended.
+        max_lifetime: Duration,
+        /// Which versions of HTTP the server may choose from, over TLS.
+        protocols: Protocols,
+        /// Whether HTTP/2 is spoken over plain connections, without asking (RFC 9113, 3.3).
+        http2_prior_knowledge: bool,
         /// How many calls may wait for a connection, and how many for a permit where there is a
         /// [`concurrency`](Self::concurrency); one more fails at once.
         max_waiting: usize,
@@ -175,6 +184,18 @@ impl ClientBuilder {
     /// Connections kept idle to one host; 0 keeps none.
     pub fn max_idle_per_host(mut self, connections: usize) -> Self {
         self.settings.max_idle_per_host = Some(connections);
+        self
+    }
+
+    /// Which proxy to take to which host, in place of what the environment says: none at all is `Matcher::builder().build()`.
+    pub fn proxy(mut self, matcher: Matcher) -> Self {
+        self.proxy = Some(matcher);
+        self
+    }
+
+    /// What counts as a leak, and who is told.
+    pub fn leak_guard(mut self, guard: outbound_guard::Builder) -> Self {
+        self.leak_guard = Some(guard);
         self
     }
 
@@ -244,13 +265,19 @@ impl ClientBuilder {
             tracing::warn!("client: {contradiction}");
         }
         let settings = self.settings;
-        let pool = settings.pool().build(Tls::new(Tcp::new(), tls_config(self.tls.take())?));
+        let tls = tls_config(self.tls.take())?;
+        let to_proxy = Tls::new(Tcp::new(), tls.clone());
+        let through = Proxy::new(to_proxy, self.proxy.unwrap_or_else(Matcher::from_env));
+        let connector = Tls::new(through, tls).protocols(settings.protocols);
+        let pool = settings.pool().build(connector);
         let pool = pool.map_err(|error| InvalidClient::new("connections", error))?;
+        let (guard, leaks) = self.leak_guard.unwrap_or_else(LeakGuardLayer::builder).pair();
+        let guarded = guard.layer(pool.clone());
 
         let timeout = TimeoutLayer::new(settings.head_timeout)
             .read_idle(settings.read_timeout)
             .write_idle(settings.write_timeout);
-        let limited = Concurrency::layer(self.concurrency, settings.max_waiting, timeout.layer(pool.clone()));
+        let limited = Concurrency::layer(self.concurrency, settings.max_waiting, timeout.layer(guarded));
         let policy = Standard::default()
             .backoff(self.backoff)
             .retry_after(RetryAfter::default().cap(settings.retry_after_cap))
@@ -267,7 +294,8 @@ impl ClientBuilder {
         };
         let timed = DeadlineLayer::new(settings.total_timeout).layer(redirected);
         let stack = WithDefaults::new(timed, self.defaults);
-        Ok(Client { stack, pool, description: description.into() })
+        let about = About { description, total: settings.total_timeout };
+        Ok(Client { stack, pool, leaks, about: about.into() })
     }
 
     /// The first is the one that is told.

@@ -132,6 +132,7 @@ fn layers(
                 Time(s.write_timeout)
             ),
         ),
+        ("leak guard", "on".to_owned()),
         (
             "pool",
             format!(

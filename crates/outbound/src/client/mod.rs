@@ -31,7 +31,8 @@
 //! | [`RetryLayer`](outbound_retry::RetryLayer) | what is safe to send again, within a budget |
 //! | [`ConcurrencyLimitLayer`](outbound_limit::ConcurrencyLimitLayer) or [`AdaptiveLimitLayer`](outbound_limit::AdaptiveLimitLayer) | if set, a permit per attempt until its body has ended; inside retry, so that a call asleep in backoff holds none |
 //! | [`TimeoutLayer`](outbound_timeout::TimeoutLayer) | head, read and write of one attempt |
-//! | [`Pool`] | connections, over TCP and rustls |
+//! | [`LeakGuardLayer`](outbound_guard::LeakGuardLayer) | who holds which response, and from which line of code |
+//! | [`Pool`] | connections, over TCP, proxies and rustls, in HTTP/1.1 and HTTP/2 |
 //!
 //! # Every setting, its default, and why
 //!
@@ -50,6 +51,7 @@
 //! | `max_connections` | 512 | half of the 1,024 descriptors that a process is commonly given |
 //! | `max_connections_per_host` | 128 | no origin takes all |
 //! | `max_idle`, `max_idle_per_host` | as many as may be open | idle connections are cheap beside the handshakes they save |
+//! | `max_lifetime` | none | a server that wants its connections closed says so; 5 minutes if its address changes under its name |
 //! | `idle_timeout` | 50 s | below the 60 s after which common balancers drop an idle connection |
 //! | `max_attempts` | 3 | a fourth rarely succeeds where three did not, and makes an outage worse |
 //! | `backoff` | 100 ms, doubling up to 10 s, full jitter | the least load on a server that is coming back |
@@ -60,6 +62,10 @@
 //! | `max_waiting` | 4,096 | a queue is finite |
 //! | `redirects` | 0: none is followed | an API that redirects is news to its caller, and following is how credentials leak |
 //! | `decompression` | on | text is a tenth of its size on the wire |
+//! | `leak_guard` | on: told after 10 s, once a minute and line | it costs next to nothing, and is wanted when it is too late to switch it on |
+//! | `proxy` | as `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say | where there is one, there is no other way out |
+//! | `protocols` | HTTP/2 or HTTP/1.1, as the server chooses by ALPN | fewer connections and handshakes where it can |
+//! | `http2_prior_knowledge` | off | over plain connections few servers speak it unasked |
 //! | `tls_config` | Mozilla's roots, compiled in; without that feature the operating system's | the same everywhere |
 //!
 //! # Growing out of it
@@ -79,15 +85,17 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use outbound_core::{BoxError, OnEnd};
+use outbound_guard::{GuardedBody, LeakDetector, LeakGuard};
 use outbound_pool::{
     Pool,
-    connect::{Tcp, Tls},
+    connect::{Proxy, Tcp, Tls},
 };
 use outbound_retry::Retry;
 use outbound_timeout::{Timeout, TimeoutBody, WithDeadline};
@@ -115,19 +123,27 @@ use crate::Body;
 pub struct Client {
     stack: Stack,
     pool: Pool<Connector>,
-    description: Arc<Description>,
+    leaks: LeakDetector,
+    about: Arc<About>,
 }
 
-/// What opens the connections of a [`Client`].
-pub type Connector = Tls<Tcp>;
+/// What does not change.
+struct About {
+    description: Description,
+    /// What a call may take, and so the end of all calls.
+    total: Duration,
+}
 
-type Attempted = Limit<Timeout<Pool<Connector>>>;
+/// What opens the connections of a [`Client`]: TLS to the server, over a proxy, over TLS to the proxy.
+pub type Connector = Tls<Proxy<Tls<Tcp>>>;
+
+type Attempted = Limit<Timeout<LeakGuard<Pool<Connector>>>>;
 type Decompressed = Decompression<Retry<Attempted>>;
 type Redirected = Either<FollowRedirect<Decompressed, NoCredentials>, Decompressed>;
 type Stack = WithDefaults<WithDeadline<Redirected>>;
 type Called = <Stack as Service<Request<Body>>>::Future;
-type InnerBody =
-    TimeoutBody<DecompressionBody<OnEnd<TimeoutBody<outbound_pool::Body>, outbound_limit::Release>>>;
+type InnerBody = TimeoutBody<DecompressionBody<OnEnd<AttemptBody, outbound_limit::Release>>>;
+type AttemptBody = TimeoutBody<GuardedBody<outbound_pool::Body>>;
 
 pin_project! {
     /// The response of a [`Client`] to come. Dropping it gives up whatever is being done.
@@ -135,6 +151,8 @@ pin_project! {
     pub struct ResponseFuture {
         #[pin]
         call: Called,
+        // It would take a call that outlives its client for one that is forgotten.
+        leaks: LeakDetector,
     }
 }
 
@@ -145,6 +163,7 @@ pin_project! {
     pub struct ResponseBody {
         #[pin]
         body: InnerBody,
+        leaks: LeakDetector,
     }
 }
 
@@ -158,12 +177,28 @@ impl Client {
 
     /// What this client is: its layers in their order, its worst case, and what of its settings contradicts itself.
     pub fn describe(&self) -> &Description {
-        &self.description
+        &self.about.description
     }
 
     /// The pool inside: its statistics, say.
     pub fn pool(&self) -> &Pool<Connector> {
         &self.pool
+    }
+
+    /// Sees which responses are held, by which line of code, and what has leaked so far; fails a test that leaves one open.
+    ///
+    /// A client whose last clone is dropped while response bodies are still out is a leak as well: it says so, and names the
+    /// lines that made those calls.
+    pub fn leaks(&self) -> &LeakDetector {
+        &self.leaks
+    }
+
+    /// Closes all connections, of all clones, and waits until the last socket is closed.
+    ///
+    /// What is idle is closed at once; a call that comes later, or waits for a connection, fails with nothing sent; one under way may
+    /// end, for which it has as long as any call: `total_timeout`. Dropped, this future leaves the client closed.
+    pub async fn close(&self) {
+        self.pool.close(self.about.total).await;
     }
 
     /// This client inside `layer`: the same as `layer.layer(client)`, at the end of a chain.
@@ -182,7 +217,7 @@ impl Service<Request<Body>> for Client {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        ResponseFuture { call: self.stack.call(request) }
+        ResponseFuture { call: self.stack.call(request), leaks: self.leaks.clone() }
     }
 }
 
@@ -198,7 +233,9 @@ impl Future for ResponseFuture {
     type Output = Result<Response<ResponseBody>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().call.poll(cx).map_ok(|response| response.map(|body| ResponseBody { body }))
+        let this = self.project();
+        let answered = this.call.poll(cx);
+        answered.map_ok(|response| response.map(|body| ResponseBody { body, leaks: this.leaks.clone() }))
     }
 }
 

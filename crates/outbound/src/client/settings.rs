@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outbound_pool::{Builder, Pool};
+use outbound_pool::{Builder, Pool, connect::Protocols};
 
 use super::builder::InvalidClient;
 
@@ -22,6 +22,9 @@ pub(crate) struct Settings {
     pub(crate) max_idle: Option<usize>,
     pub(crate) max_idle_per_host: Option<usize>,
     pub(crate) idle_timeout: Duration,
+    pub(crate) max_lifetime: Duration,
+    pub(crate) protocols: Protocols,
+    pub(crate) http2_prior_knowledge: bool,
     pub(crate) max_waiting: usize,
     pub(crate) max_attempts: u32,
     pub(crate) retry_after_cap: Duration,
@@ -46,6 +49,9 @@ impl Default for Settings {
             max_idle: None,
             max_idle_per_host: None,
             idle_timeout: seconds(50),
+            max_lifetime: Duration::MAX,
+            protocols: Protocols::Both,
+            http2_prior_knowledge: false,
             max_waiting: 4_096,
             max_attempts: 3,
             retry_after_cap: seconds(20),
@@ -90,6 +96,8 @@ impl Settings {
             .max_connections(self.max_connections)
             .max_connections_per_host(self.per_host())
             .idle_timeout(self.idle_timeout)
+            .max_lifetime(self.max_lifetime)
+            .http2_prior_knowledge(self.http2_prior_knowledge)
             .max_waiting(self.max_waiting)
             .acquire_timeout(self.pool_timeout)
             .resolve_timeout(self.resolve_timeout)
