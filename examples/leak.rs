@@ -37,7 +37,7 @@ struct Options {
     #[arg(long, default_value_t = 6)]
     seconds: u64,
     /// Sessions that begin each second
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
     /// Where to draw sockets and memory over time
     #[arg(long, default_value = "target/leak.svg")]
@@ -105,12 +105,12 @@ impl Service {
         let (guard, detector) = LeakGuardLayer::builder()
             .callback(move |leak| eprintln!("  {:.2} s: {leak}", begun.elapsed().as_secs_f64()))
             .pair();
-        // The fix is to build it here …
+        // The fix: it is built here …
         let shared = guard.layer(Pool::builder().build(Tcp::new())?);
         let took = Arc::new(Mutex::new(Histogram::<u64>::new_with_bounds(1, 60_000_000, 3)?));
 
         let (mut sessions, mut samples) = (Vec::new(), vec![Sample::now(begun)]);
-        let mut beginning = interval(Duration::from_secs(1) / options.rate.max(1));
+        let mut beginning = interval(Duration::from_secs(1) / options.rate);
         beginning.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut sampling = interval(Duration::from_millis(50));
         while begun.elapsed() < Duration::from_secs(options.seconds) {
@@ -126,7 +126,7 @@ impl Service {
                 _ = sampling.tick() => samples.push(Sample::now(begun)),
             }
         }
-        while detector.stats().calls > 0 {
+        while !detector.snapshot().is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         samples.push(Sample::now(begun));
@@ -169,20 +169,19 @@ async fn compare(options: &Options) -> Result<(), BoxError> {
     let after = observe("after", options).await?;
 
     println!("\n{:<24} {:>12} {:>12}", "", "before", "after");
-    let (first, last) = (after.samples[0], |run: &Run| run.samples.last().copied().unwrap_or_default());
-    type Row<'a> = (&'a str, fn(&Run, Sample) -> String);
-    let rows: [Row<'_>; 6] = [
-        ("calls", |run, _| run.calls.to_string()),
-        ("p50 of a call", |run, _| format!("{:.2} ms", run.p50.as_secs_f64() * 1e3)),
-        ("p99 of a call", |run, _| format!("{:.2} ms", run.p99.as_secs_f64() * 1e3)),
-        ("sockets at the end", |_, end| end.sockets.to_string()),
-        ("descriptors at the end", |_, end| end.descriptors.to_string()),
-        ("memory at the end", |_, end| format!("{:.1} MB", end.memory as f64 / 1e6)),
+    type Row<'a> = (&'a str, fn(&Run) -> String);
+    let rows: [Row<'_>; 7] = [
+        ("calls", |run| run.calls.to_string()),
+        ("p50 of a call", |run| format!("{:.2} ms", run.p50.as_secs_f64() * 1e3)),
+        ("p99 of a call", |run| format!("{:.2} ms", run.p99.as_secs_f64() * 1e3)),
+        ("sockets at the end", |run| run.end().sockets.to_string()),
+        ("descriptors at the end", |run| run.end().descriptors.to_string()),
+        ("memory at the end", |run| format!("{:.1} MB", run.end().memory as f64 / 1e6)),
+        ("memory at the start", |run| format!("{:.1} MB", run.samples[0].memory as f64 / 1e6)),
     ];
     for (name, value) in rows {
-        println!("{name:<24} {:>12} {:>12}", value(&before, last(&before)), value(&after, last(&after)));
+        println!("{name:<24} {:>12} {:>12}", value(&before), value(&after));
     }
-    println!("{:<24} {:>12} {:>12.1} MB", "memory at the start", "", first.memory as f64 / 1e6);
     draw(options, &before, &after)?;
     println!("\n{}", options.svg.display());
     Ok(())
@@ -197,6 +196,9 @@ async fn observe(service: &str, options: &Options) -> Result<Run, BoxError> {
         .kill_on_drop(true)
         .spawn()?;
     let output = child.wait_with_output().await?;
+    if !output.status.success() {
+        return Err(format!("the service ended with {}", output.status).into());
+    }
     let seen: Value = serde_json::from_slice(&output.stdout)?;
     let micros = |name: &str| Duration::from_micros(seen[name].as_u64().unwrap_or_default());
     let samples = seen["samples"].as_array().into_iter().flatten().map(Sample::from_json).collect();
@@ -206,6 +208,12 @@ async fn observe(service: &str, options: &Options) -> Result<Run, BoxError> {
         p99: micros("p99"),
         samples,
     })
+}
+
+impl Run {
+    fn end(&self) -> Sample {
+        self.samples.last().copied().unwrap_or_default()
+    }
 }
 
 impl Sample {
@@ -243,8 +251,7 @@ fn draw(options: &Options, before: &Run, after: &Run) -> Result<(), BoxError> {
     }
     let area = SVGBackend::new(&options.svg, (900, 700)).into_drawing_area();
     area.fill(&WHITE)?;
-    type Chart<'a> = (&'a str, fn(&Sample) -> f64);
-    let charts: [Chart<'_>; 2] = [
+    let charts: [(&str, fn(&Sample) -> f64); 2] = [
         ("open sockets", |sample| sample.sockets as f64),
         ("resident memory, MB", |sample| sample.memory as f64 / 1e6),
     ];
@@ -258,7 +265,13 @@ fn draw(options: &Options, before: &Run, after: &Run) -> Result<(), BoxError> {
             .x_label_area_size(36)
             .y_label_area_size(56)
             .build_cartesian_2d(0.0..end, 0.0..most)?;
-        chart.configure_mesh().light_line_style(TRANSPARENT).x_desc("seconds").draw()?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .label_style(("sans-serif", 14))
+            .y_label_formatter(&|value| format!("{value:.0}"))
+            .x_desc("seconds")
+            .draw()?;
         for (run, label, color) in [
             (before, "before: a client per session", RGBColor(200, 60, 40)),
             (after, "after: one client, shared", RGBColor(40, 120, 60)),
@@ -272,6 +285,7 @@ fn draw(options: &Options, before: &Run, after: &Run) -> Result<(), BoxError> {
         chart
             .configure_series_labels()
             .position(SeriesLabelPosition::UpperLeft)
+            .label_font(("sans-serif", 14))
             .background_style(WHITE)
             .border_style(BLACK.mix(0.3))
             .draw()?;

@@ -128,7 +128,7 @@ impl<B> fmt::Debug for Reclaimable<B> {
 impl<B: Send> Reclaim for Mutex<Lent<B>> {
     fn reclaim(&self, is_idle: &dyn Fn() -> bool) -> bool {
         let mut lent = lock(self);
-        if !matches!(*lent, Lent::Here(_)) || !is_idle() {
+        if !is_idle() {
             return false;
         }
         let body = mem::replace(&mut *lent, Lent::Reclaimed);

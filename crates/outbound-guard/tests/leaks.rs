@@ -2,12 +2,15 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use http::Request;
 use http_body_util::BodyExt;
 use outbound_core::Exchange;
-use outbound_guard::{LeakGuardLayer, SendExt};
+use outbound_guard::{GuardedBody, LeakGuardLayer, Reclaimable, SendExt};
 use outbound_testkit::{Gate, Plan, Probe, TestBody};
 use support::*;
 use tokio::time::{Instant, sleep};
@@ -147,9 +150,33 @@ async fn a_body_that_is_dropped_before_its_end_is_abandoned() {
     }
 }
 
+/// Whoever keeps it then keeps nothing.
+#[tokio::test(start_paused = true)]
+async fn a_body_without_more_to_read_is_not_held() {
+    let frames = || TestBody::new().data("01234").data("56789");
+    for (name, body, read) in [
+        ("empty", TestBody::new(), 0),
+        ("declared to be empty", TestBody::new().unannounced_end(), 0),
+        ("its end foreseen", frames(), 2),
+        ("read to its end", frames().unsized_hint().unannounced_end(), 3),
+    ] {
+        let (client, detector, log) = watched([Plan::new().body(body)]);
+        let mut body = client.send(get()).await.unwrap().into_body();
+        for _ in 0..read {
+            let _ = body.frame().await;
+        }
+        detector.assert_no_leaks();
+        sleep(ms(60_000)).await;
+        assert_eq!(log.take(), [], "{name}");
+        drop(body);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_cancelled_is_no_leak() {
-    let (client, detector, log) = watched([Plan::new().never_answers()]);
+    let answered = Plan::new().body(TestBody::new().data("a"));
+    let (client, detector, log) = watched([answered, Plan::new().never_answers()]);
+    client.send(get()).await.unwrap().into_body().collect().await.unwrap();
     tokio::time::timeout(ms(60_000), client.send(get())).await.unwrap_err();
     assert_eq!(log.take(), []);
     detector.assert_no_leaks();
@@ -177,18 +204,19 @@ async fn what_is_forgotten_is_found() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_goes_before_its_bodies_is_told() {
-    let (client, _detector, log) = watched([Plan::new().body(TestBody::new().data("a"))]);
+    let log = Log::new();
+    let (layer, _detector) = LeakGuardLayer::builder().callback(log.callback()).pair();
+    let (inner, _probe) = Probe::pair([Plan::new().body(TestBody::new().data("a"))]);
+    let (client, other) = (layer.layer(inner.clone()), layer.layer(inner));
     let clone = client.clone();
     let first = client.send(get()).await.unwrap();
     let line = line!() - 1;
     sleep(ms(1_000)).await;
     let second = clone.send(get()).await.unwrap();
-    let other_client = watched([Plan::new()]).0;
-    drop((client, other_client));
-    assert_eq!(log.take(), [], "a clone is left");
+    drop((client, other));
+    assert_eq!(log.take(), [], "a clone is left, and the other client has no body out");
     drop(clone);
     assert_eq!(log.take(), [(ms(1_000), "client_dropped", Some(line))]);
-    assert_eq!(log.last().to_string().lines().count(), 1);
     assert!(log.last().to_string().starts_with("client dropped with 2 responses open, the oldest: "));
     drop((first, second));
 }
@@ -226,24 +254,48 @@ async fn a_body_that_is_held_for_too_long_is_reclaimed_where_that_is_wanted() {
     let log = Log::new();
     let (inner, probe) = Probe::pair([Plan::new().body(TestBody::new().data("01234").data("56789"))]);
     let (layer, detector) =
-        LeakGuardLayer::builder().reclaim_after(ms(60_000)).callback(log.callback()).pair();
+        LeakGuardLayer::builder().reclaim_after(ms(55_500)).callback(log.callback()).pair();
     let client = layer.layer(inner);
     let mut body = client.send(get()).await.unwrap().into_body();
     let line = line!() - 1;
     body.frame().await.unwrap().unwrap();
-    sleep(ms(59_999)).await;
+    sleep(ms(55_499)).await;
     assert_eq!(log.take(), [(ms(10_000), "held", Some(line))]);
     assert_eq!(probe.counts().bodies, 1);
     sleep(ms(1)).await;
     tokio::task::yield_now().await;
-    assert_eq!(log.take(), [(ms(60_000), "reclaimed", Some(line))]);
+    assert_eq!(log.take(), [(ms(55_500), "reclaimed", Some(line))]);
     assert_eq!(probe.counts().bodies, 0, "and its connection with it");
     let error = body.frame().await.unwrap().unwrap_err();
-    assert_eq!(error.to_string(), "timed out after 60 s reading the response body (reclaim_after)");
+    assert_eq!(error.to_string(), "timed out after 55.5 s reading the response body (reclaim_after)");
     assert!(body.frame().await.is_none());
     drop(body);
-    assert_eq!(log.take(), [(ms(60_000), "returned", Some(line))]);
+    assert_eq!(log.take(), [(ms(55_500), "returned", Some(line))]);
     detector.assert_no_leaks();
+}
+
+/// Somebody polls it in the very moment in which it is due.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_comes_back_in_time_is_not_reclaimed() {
+    type Held = GuardedBody<Reclaimable<TestBody>>;
+    let held: Arc<Mutex<Option<Held>>> = Arc::default();
+    let (log, polled) = (Log::new(), held.clone());
+    let tell = log.callback();
+    let (layer, _detector) = LeakGuardLayer::builder()
+        .reclaim_after(ms(10_000))
+        .callback(move |leak| {
+            tell(leak);
+            if leak.kind() == "held" {
+                now(polled.lock().unwrap().as_mut().unwrap().frame()).unwrap().unwrap();
+            }
+        })
+        .pair();
+    let client = layer.layer(Probe::pair([Plan::new().body(TestBody::new().data("a").data("b"))]).0);
+    *held.lock().unwrap() = Some(client.send(get()).await.unwrap().into_body());
+    sleep(ms(19_999)).await;
+    let kinds: Vec<_> = log.take().into_iter().map(|(at, kind, _)| (at, kind)).collect();
+    assert_eq!(kinds, [(ms(10_000), "held"), (ms(10_000), "returned")]);
+    held.lock().unwrap().take();
 }
 
 /// Nothing runs while nothing is open.
@@ -269,6 +321,8 @@ async fn the_sweep_ends_with_the_guard() {
     let (client, detector, _log) = watched([Plan::new().body(TestBody::new().data("a"))]);
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let body = client.send(get()).await.unwrap();
+    sleep(ms(1)).await;
+    assert_eq!(tasks(), 1);
     drop((client, detector));
     tokio::task::yield_now().await;
     assert_eq!(tasks(), 0);

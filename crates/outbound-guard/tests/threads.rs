@@ -93,7 +93,10 @@ async fn a_waker_of_an_earlier_call_costs_one_poll() {
     assert_eq!(log.take(), [], "the peer is awaited");
     wakers[1].wake_by_ref();
     assert_eq!(woken.0.load(SeqCst), 2);
+    assert!(later.as_mut().poll(&mut cx).is_pending());
+    let held = Arc::strong_count(&woken);
     drop(later);
+    assert_eq!(Arc::strong_count(&woken), held - 1, "a call that is over holds nobody");
     wakers[0].wake_by_ref();
     assert_eq!(woken.0.load(SeqCst), 2, "it is over");
     detector.assert_no_leaks();
