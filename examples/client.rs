@@ -62,10 +62,10 @@ struct Column {
 #[tokio::main]
 async fn main() -> Result<ExitCode, BoxError> {
     let bare = || legacy::Client::builder(TokioExecutor::new()).build_http::<Body>();
-    // What is known of this upstream: it honours the key, it turns away a third of the calls, some of them twice, and it is quick.
+    // What is known of this upstream: it honours the key, it turns away a third of the calls, some of them again and again, and it is quick.
     let client = Client::builder()
         .idempotency_key(IdempotencyKey::Generated)
-        .max_attempts(6)
+        .max_attempts(10)
         .retry_budget(Budget::new(Ratio::default().percent(50)))
         .head_timeout(Duration::from_secs(5))
         .build()?;
