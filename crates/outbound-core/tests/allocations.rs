@@ -21,10 +21,10 @@ fn check<T>(name: &str, allocations: usize, make: impl FnOnce() -> T) {
 fn allocations() {
     check("an exchange is one", 1, Exchange::new);
     let unique = Exchange::new();
-    check("renewed, unique", 0, || unique.renewed());
+    check("renewed, unique", 0, || unique.renewed(Instant::now()));
     let shared = Exchange::new();
     let other = shared.clone();
-    check("renewed, shared", 1, || shared.renewed());
+    check("renewed, shared", 1, || shared.renewed(Instant::now()));
     check("a clone", 0, || other.clone());
     check("reports and answers", 0, || {
         other.enter(Phase::Send);

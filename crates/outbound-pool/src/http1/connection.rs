@@ -22,7 +22,7 @@ use outbound_core::{BoxError, ConnectionInfo, Established, Exchange, Origin};
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tokio_util::sync::ReusableBoxFuture;
 
-use super::{again::Fields, wire::Wire};
+use super::{fields::Fields, wire::Wire};
 use crate::{
     config::Http,
     connect::{Forwarding, Liveness},
@@ -146,9 +146,9 @@ impl Http1 {
         self.response.poll(cx)
     }
 
-    /// The connection as an exchange finds it that takes it now.
-    pub(crate) fn info(&self, idle_since: Option<Instant>) -> ConnectionInfo {
-        let idle = idle_since.map_or(Duration::ZERO, |since| since.elapsed());
+    /// The connection as an exchange finds it that takes it `now`.
+    pub(crate) fn info(&self, idle_since: Option<Instant>, now: Instant) -> ConnectionInfo {
+        let idle = idle_since.map_or(Duration::ZERO, |since| now - since);
         ConnectionInfo::new(self.established.clone(), self.served, idle)
     }
 }

@@ -1,8 +1,9 @@
 //! HTTP/1.1: one exchange at a time on a connection, by hyper.
 
-mod again;
 mod body;
 mod connection;
+mod fields;
+mod framing;
 mod sending;
 mod wire;
 

@@ -144,6 +144,9 @@ impl<K: Clone + Eq + Hash, C: Share> Slots<K, C> {
     }
 
     fn apply(&self, effects: Effects<K, C>) {
+        if effects.is_none() {
+            return;
+        }
         let Effects { wake, forget, close, told } = effects;
         drop((forget, close));
         told.into_iter().for_each(|event| self.tell(|| event));

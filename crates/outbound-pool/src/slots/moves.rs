@@ -421,6 +421,14 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         }
     }
 
+    /// The same host is often asked for again: comparing is cheaper than hashing.
+    pub(super) fn host(&mut self, key: &K) -> Option<usize> {
+        if self.hosts.get(self.last).is_none_or(|host| host.key != *key) {
+            self.last = *self.by_key.get(key)?;
+        }
+        Some(self.last)
+    }
+
     pub(super) fn open_host(&mut self, key: &K, nature: Nature) -> usize {
         let host = self.hosts.insert(Host::new(key.clone(), nature));
         self.by_key.insert(key.clone(), host);

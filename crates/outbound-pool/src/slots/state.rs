@@ -29,6 +29,8 @@ pub(super) struct State<K, C> {
     pub(super) observed: bool,
     pub(super) hosts: Slab<Host<K>>,
     pub(super) by_key: HashMap<K, usize>,
+    /// The host that was asked for last, or one that has gone since.
+    pub(super) last: usize,
     pub(super) records: Slab<Record<C>>,
     pub(super) waiters: Slab<Waiter<C>>,
     /// All idle records, the least recently used first.
@@ -242,6 +244,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             observed: false,
             hosts: Slab::new(),
             by_key: HashMap::new(),
+            last: 0,
             records: Slab::new(),
             waiters: Slab::new(),
             shelf: List::new(),
@@ -267,7 +270,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         if self.closed {
             return Err(Refusal::Closed);
         }
-        let host = self.by_key.get(key).copied();
+        let host = self.host(key);
         let found = host.and_then(|host| self.find(host, ask.now, fx));
         // Who has had a place does not lose it to the limit on newcomers.
         if found.is_none() && ask.ticket.is_none() {
@@ -371,7 +374,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         nature: Nature,
         fx: &mut Effects<K, C>,
     ) -> Vec<RecordId> {
-        let host = self.by_key.get(key).copied().unwrap_or_else(|| self.open_host(key, nature));
+        let host = self.host(key).unwrap_or_else(|| self.open_host(key, nature));
         let mut reserved = Vec::new();
         let wanted = wanted.min(self.limits.per_host);
         while self.counts.open() < self.limits.total && !self.shut {
@@ -611,6 +614,7 @@ impl<K> Host<K> {
 
 impl<C> Stage<C> {
     /// What it counts as.
+    #[inline]
     pub(super) fn counted(&self) -> Counted {
         match self {
             Self::Dialing => Counted::Dialing,
@@ -645,6 +649,10 @@ impl<C> Linked for Record<C> {
 impl<K, C> Effects<K, C> {
     pub(super) const fn none() -> Self {
         Self { wake: Vec::new(), forget: None, close: Vec::new(), told: Vec::new() }
+    }
+
+    pub(super) const fn is_none(&self) -> bool {
+        self.wake.is_empty() && self.forget.is_none() && self.close.is_empty() && self.told.is_empty()
     }
 }
 
