@@ -11,6 +11,7 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use outbound_core::BoxError;
 use pin_project_lite::pin_project;
+use smallvec::SmallVec;
 
 use crate::http1::Wire;
 
@@ -37,7 +38,7 @@ pub(crate) enum Keep {
 pin_project! {
     /// Frames that were taken before, then what is left of the body.
     pub(crate) struct Source<B: ?Sized> {
-        taken: Vec<Frame<Bytes>>,
+        taken: SmallVec<[Frame<Bytes>; 1]>,
         // How many of `taken` have been handed out (again).
         given: usize,
         // Bytes in `taken`.
@@ -163,7 +164,7 @@ impl Source<Erased> {
         B::Error: Into<BoxError>,
     {
         Box::pin(Source {
-            taken: Vec::new(),
+            taken: SmallVec::new(),
             given: 0,
             size: 0,
             is_lost: false,
@@ -226,7 +227,7 @@ impl Source<Erased> {
             *this.size = this.size.saturating_add(frame.data_ref().map_or(0, Bytes::len));
             *this.is_lost |= *this.size > keep;
             if *this.is_lost {
-                (*this.taken, *this.given) = (Vec::new(), 0);
+                (*this.taken, *this.given) = (SmallVec::new(), 0);
             } else {
                 this.taken.push(copy(frame));
                 *this.given += 1;

@@ -2,13 +2,15 @@
 
 use http::{
     HeaderMap, StatusCode, Version,
-    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE},
 };
 
 #[derive(Debug, Default)]
 pub(super) struct Framing {
     pub(super) has_host: bool,
     pub(super) has_length: bool,
+    /// It asks for another protocol (RFC 9110, 7.8).
+    pub(super) upgrades: bool,
     /// `Connection: close` (RFC 9112, 9.6).
     pub(super) closes: bool,
     keeps_alive: bool,
@@ -30,6 +32,8 @@ impl Framing {
                 let tokens = || value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
                 framing.closes |= tokens().any(|token| token.eq_ignore_ascii_case(b"close"));
                 framing.keeps_alive |= tokens().any(|token| token.eq_ignore_ascii_case(b"keep-alive"));
+            } else if name == UPGRADE {
+                framing.upgrades = true;
             } else if name == TRANSFER_ENCODING {
                 framing.codings += 1;
                 framing.is_coded |= !value.as_bytes().eq_ignore_ascii_case(b"chunked");

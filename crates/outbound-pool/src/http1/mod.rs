@@ -2,6 +2,7 @@
 
 mod body;
 mod connection;
+mod driver;
 mod fields;
 mod framing;
 mod sending;

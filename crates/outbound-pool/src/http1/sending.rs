@@ -93,6 +93,9 @@ impl Sending {
         }
         let is_kept = was_idle && !call.is_second;
         let connects = call.request.method() == Method::CONNECT;
+        if connects || framing.upgrades {
+            connection.may_upgrade();
+        }
         Self {
             lease: Some(lease),
             call: Some(call),

@@ -201,6 +201,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             granted: 0,
             retires: None,
             why: None,
+            parked: false,
         });
         self.counts.dialing += 1;
         self.hosts[host].counts.dialing += 1;
@@ -270,6 +271,16 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
                 (connection, since)
             }
             _ => unreachable!("only idle records are shelved"),
+        }
+    }
+
+    /// Makes an idle connection give back all that it can do without.
+    pub(super) fn park(&mut self, index: usize, fx: &mut Effects<K, C>) {
+        self.unparked.remove(&mut self.records, index);
+        let record = &mut self.records[index];
+        record.parked = true;
+        if let Stage::Idle { connection, .. } | Stage::Shared { connection, .. } = &mut record.stage {
+            fx.shed.extend(connection.park());
         }
     }
 
@@ -392,6 +403,9 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             Spot::Shelf => {
                 self.shelf.remove(records, index);
                 host.shelf.remove(records, index);
+                if !std::mem::take(&mut records[index].parked) {
+                    self.unparked.remove(records, index);
+                }
             }
             Spot::Open => host.open.remove(records, index),
             Spot::Nowhere => {}
@@ -400,6 +414,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             Spot::Shelf => {
                 self.shelf.push(records, index);
                 host.shelf.push(records, index);
+                self.unparked.push(records, index);
             }
             Spot::Open => host.open.push(records, index),
             Spot::Nowhere => {}

@@ -58,7 +58,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
     pub(super) fn check(&self) {
         use std::collections::BTreeMap;
 
-        use super::state::Nature;
+        use super::state::{Counted, Nature};
         use crate::stats::Counts;
 
         let open = self.records.len();
@@ -79,6 +79,8 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             let Stage::Shared { streams, .. } = record.stage else { continue };
             assert!(streams > 0 || record.why.is_none(), "drained, and not closed");
         }
+        let unparked = records().filter(|record| record.stage.counted() == Counted::Idle && !record.parked);
+        assert_eq!(self.unparked.oldest().is_some(), unparked.count() > 0, "what is idle and not parked is on its list");
         for (index, host) in &self.hosts {
             let mut counts = Counts::default();
             let records = || records().filter(|record| record.host == index);
