@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{Answer, Gate};
+use crate::{Answer, Frame, FrameKind, Gate};
 
 /// The steps that a [`Hostile`](crate::Hostile) upstream takes with one connection, in order.
 ///
@@ -31,6 +31,9 @@ pub(crate) enum Step {
     ReadBody,
     ReadExactly(usize),
     FirstByte,
+    Http2,
+    ReadFrame(FrameKind),
+    Mute,
     Write(Bytes),
     WriteForever(Bytes),
     Dribble { bytes: Bytes, at_once: usize, every: Duration },
@@ -80,6 +83,28 @@ impl Script {
     /// Waits for the first byte of the next request, and reads what has come.
     pub fn first_byte(self) -> Self {
         self.step(Step::FirstByte)
+    }
+
+    /// Reads HTTP/2's preface, and from then on everything frame by frame, each of which is noted in
+    /// [`Connection::frames`](crate::Connection::frames). Whenever it reads, it acknowledges SETTINGS and answers pings.
+    /// It says nothing by itself: a server's SETTINGS are a [`frame`](Self::frame) of the script.
+    pub fn http2(self) -> Self {
+        self.step(Step::Http2)
+    }
+
+    /// Reads frames up to and including the next of this kind that is no acknowledgement.
+    pub fn read_frame(self, kind: FrameKind) -> Self {
+        self.step(Step::ReadFrame(kind))
+    }
+
+    /// Writes this frame.
+    pub fn frame(self, frame: Frame) -> Self {
+        self.write(frame)
+    }
+
+    /// From now on pings are not answered, and SETTINGS not acknowledged.
+    pub fn mute(self) -> Self {
+        self.step(Step::Mute)
     }
 
     /// Writes a complete response framed by `content-length`.
