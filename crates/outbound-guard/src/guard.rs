@@ -11,7 +11,7 @@ use std::{
 };
 
 use http::Request;
-use outbound_core::{Construction, Watcher};
+use outbound_core::{CallSite, Construction, Origin, Watcher, Witness};
 use tokio::time::Instant;
 
 use crate::{
@@ -176,6 +176,19 @@ impl Watcher for Guard {
             self.reporter.tell(&Leak::Churn { construction, built, within });
         }
         self.check_descriptors(now);
+    }
+}
+
+impl Witness for Guard {
+    fn oldest(&self, origin: Option<&Origin>) -> Option<(Duration, Option<CallSite>)> {
+        let mut oldest: Option<(Instant, Option<CallSite>)> = None;
+        self.registry.visit(|Open { call, .. }| {
+            let is_in_the_way = origin.is_none_or(|origin| call.origin.as_ref() == Some(origin));
+            if is_in_the_way && oldest.is_none_or(|(began, _)| call.began < began) {
+                oldest = Some((call.began, call.site));
+            }
+        });
+        oldest.map(|(began, site)| (began.elapsed(), site))
     }
 }
 
