@@ -36,17 +36,17 @@ fn pool() -> Pool<Tcp> {
 
 /// Says hello as a server, and reads the head of the first request.
 fn greeted() -> Script {
-    Script::new().http2().frame(Frame::settings(&[])).read_frame(FrameKind::HEADERS)
+    Script::new().http2().write(Frame::settings(&[])).until_frame(FrameKind::HEADERS)
 }
 
 /// Answers on this stream.
 fn answers(script: Script, stream: u32) -> Script {
-    script.frame(Frame::response(stream, 200, &[])).frame(Frame::data(stream, "hello").end())
+    script.write(Frame::response(stream, 200, &[])).write(Frame::data(stream, "hello").end())
 }
 
 /// Reads the head of the next request, and answers it.
 fn then_answers(script: Script, stream: u32) -> Script {
-    answers(script.read_frame(FrameKind::HEADERS), stream)
+    answers(script.until_frame(FrameKind::HEADERS), stream)
 }
 
 /// Serves one request after the other, from the stream with this number on.
@@ -55,7 +55,7 @@ fn serves(script: Script, from: u32) -> Script {
 }
 
 fn healthy() -> Script {
-    serves(Script::new().http2().frame(Frame::settings(&[])), 1)
+    serves(Script::new().http2().write(Frame::settings(&[])), 1)
 }
 
 fn of(kind: Kind, phase: Phase, delivery: Delivery) -> Told {
@@ -116,7 +116,7 @@ async fn leaves_nothing(name: &str, pool: Pool<Tcp>, upstreams: &[&Upstream]) {
 #[tokio::test]
 async fn goaway_below_the_stream_sends_it_again_on_another_connection() {
     for method in [Method::GET, Method::POST] {
-        let gone = greeted().frame(Frame::go_away(0, NO_ERROR));
+        let gone = greeted().write(Frame::go_away(0, NO_ERROR));
         let upstream = Hostile::new(gone).then(healthy()).start();
         let pool = pool();
         assert_eq!(fetch(&pool, with(method.clone(), &upstream)).await.unwrap().body(), "hello", "{method}");
@@ -128,7 +128,7 @@ async fn goaway_below_the_stream_sends_it_again_on_another_connection() {
 
 #[tokio::test]
 async fn goaway_below_the_stream_twice_is_the_callers_to_know() {
-    let upstream = Hostile::new(greeted().frame(Frame::go_away(0, NO_ERROR))).start();
+    let upstream = Hostile::new(greeted().write(Frame::go_away(0, NO_ERROR))).start();
     let expected = of(Kind::Closed, Phase::Head, Delivery::Refused);
     fails("GOAWAY twice", pool(), &[&upstream], with(Method::POST, &upstream), expected).await;
     assert_eq!(upstream.sightings().connections.len(), 2, "once more, and not a third time");
@@ -137,14 +137,14 @@ async fn goaway_below_the_stream_twice_is_the_callers_to_know() {
 /// It may be the answer to this very request.
 #[tokio::test]
 async fn goaway_with_an_error_may_be_about_the_request() {
-    let script = greeted().frame(Frame::go_away(0, INTERNAL_ERROR));
+    let script = greeted().write(Frame::go_away(0, INTERNAL_ERROR));
     told_of("INTERNAL_ERROR", script, Kind::Closed, Phase::Head, Delivery::Maybe, false).await;
 }
 
 #[tokio::test]
 async fn goaway_that_includes_the_stream_lets_it_end_and_no_other_begin() {
     for (name, last) in [("the last", 1), ("warning first", (1 << 31) - 1)] {
-        let bye = answers(greeted().frame(Frame::go_away(last, NO_ERROR)), 1);
+        let bye = answers(greeted().write(Frame::go_away(last, NO_ERROR)), 1);
         let upstream = Hostile::new(bye).then(healthy()).start();
         let pool = pool();
         for _ in 0..2 {
@@ -163,7 +163,7 @@ async fn goaway_that_includes_the_stream_lets_it_end_and_no_other_begin() {
 
 #[tokio::test]
 async fn a_refused_stream_is_sent_again_on_the_same_connection() {
-    let script = serves(greeted().frame(Frame::reset(1, REFUSED_STREAM)), 3);
+    let script = serves(greeted().write(Frame::reset(1, REFUSED_STREAM)), 3);
     let upstream = Hostile::new(script).start();
     let pool = pool();
     assert_eq!(fetch(&pool, with(Method::POST, &upstream)).await.unwrap().body(), "hello");
@@ -176,9 +176,9 @@ async fn a_refused_stream_is_sent_again_on_the_same_connection() {
 #[tokio::test]
 async fn two_refusals_retire_the_connection() {
     let twice = greeted()
-        .frame(Frame::reset(1, REFUSED_STREAM))
-        .read_frame(FrameKind::HEADERS)
-        .frame(Frame::reset(3, REFUSED_STREAM));
+        .write(Frame::reset(1, REFUSED_STREAM))
+        .until_frame(FrameKind::HEADERS)
+        .write(Frame::reset(3, REFUSED_STREAM));
     let upstream = Hostile::new(twice).then(healthy()).start();
     let expected = of(Kind::Reset, Phase::Head, Delivery::Refused);
     fails("refused twice", pool(), &[&upstream], with(Method::POST, &upstream), expected).await;
@@ -188,7 +188,7 @@ async fn two_refusals_retire_the_connection() {
 #[tokio::test]
 async fn a_reset_before_the_head_harms_nothing_but_its_stream() {
     for (name, code) in [("CANCEL", CANCEL), ("INTERNAL_ERROR", INTERNAL_ERROR), ("NO_ERROR", NO_ERROR)] {
-        let script = greeted().frame(Frame::reset(1, code));
+        let script = greeted().write(Frame::reset(1, code));
         told_of(name, script, Kind::Reset, Phase::Head, Delivery::Maybe, true).await;
     }
 }
@@ -198,7 +198,7 @@ async fn a_reset_before_the_head_harms_nothing_but_its_stream() {
 async fn a_whole_response_stops_the_upload() {
     for (name, says_so) in [("with a reset", true), ("without", false)] {
         let script = answers(greeted(), 1);
-        let script = if says_so { script.frame(Frame::reset(1, NO_ERROR)) } else { script };
+        let script = if says_so { script.write(Frame::reset(1, NO_ERROR)) } else { script };
         let upstream = Hostile::new(serves(script, 3)).start();
         let (pool, lives) = (pool(), Lives::new());
         let body = TestBody::new().endless(vec![b'x'; 1_000]).counted(&lives);
@@ -218,14 +218,14 @@ async fn a_whole_response_stops_the_upload() {
 
 /// A response head with these fields, and five bytes.
 fn half(fields: &[(&str, &str)]) -> Script {
-    greeted().frame(Frame::response(1, 200, fields)).frame(Frame::data(1, "hello"))
+    greeted().write(Frame::response(1, 200, fields)).write(Frame::data(1, "hello"))
 }
 
 /// hyper takes this for the end of the body, even where a Content-Length says otherwise.
 #[tokio::test]
 async fn a_reset_without_error_within_a_body_is_no_end() {
     for (name, fields) in [("a length", &[("content-length", "10")][..]), ("no length", &[])] {
-        let script = half(fields).frame(Frame::reset(1, NO_ERROR));
+        let script = half(fields).write(Frame::reset(1, NO_ERROR));
         told_of(name, script, Kind::Truncated, Phase::Body, Delivery::Answered, true).await;
     }
 }
@@ -233,7 +233,7 @@ async fn a_reset_without_error_within_a_body_is_no_end() {
 #[tokio::test]
 async fn a_reset_within_a_body() {
     for (name, code) in [("CANCEL", CANCEL), ("INTERNAL_ERROR", INTERNAL_ERROR)] {
-        let script = half(&[]).frame(Frame::reset(1, code));
+        let script = half(&[]).write(Frame::reset(1, code));
         told_of(name, script, Kind::Reset, Phase::Body, Delivery::Answered, true).await;
     }
 }
@@ -243,8 +243,8 @@ async fn the_end_of_the_connection_within_a_body() {
     for (name, script, kind) in [
         ("FIN", half(&[]).close(), Kind::Truncated),
         ("RST", half(&[]).delay(Duration::from_millis(20)).reset(), Kind::Reset),
-        ("GOAWAY and FIN", half(&[]).frame(Frame::go_away(1, NO_ERROR)).close(), Kind::Truncated),
-        ("GOAWAY with an error", half(&[]).frame(Frame::go_away(1, INTERNAL_ERROR)).close(), Kind::Truncated),
+        ("GOAWAY and FIN", half(&[]).write(Frame::go_away(1, NO_ERROR)).close(), Kind::Truncated),
+        ("GOAWAY with an error", half(&[]).write(Frame::go_away(1, INTERNAL_ERROR)).close(), Kind::Truncated),
     ] {
         told_of(name, script, kind, Phase::Body, Delivery::Answered, false).await;
     }
@@ -254,7 +254,7 @@ async fn the_end_of_the_connection_within_a_body() {
 async fn a_body_that_contradicts_its_content_length() {
     for (name, length) in [("shorter", "10"), ("longer", "3")] {
         let fields = [("content-length", length)];
-        let script = greeted().frame(Frame::response(1, 200, &fields)).frame(Frame::data(1, "hello").end());
+        let script = greeted().write(Frame::response(1, 200, &fields)).write(Frame::data(1, "hello").end());
         told_of(name, script, Kind::Protocol, Phase::Body, Delivery::Answered, true).await;
     }
 }
@@ -263,7 +263,7 @@ async fn a_body_that_contradicts_its_content_length() {
 #[tokio::test]
 async fn empty_frames_without_end() {
     let flood: Vec<u8> = Bytes::from(Frame::data(1, "")).repeat(10_000);
-    let script = greeted().frame(Frame::response(1, 200, &[])).write(flood);
+    let script = greeted().write(Frame::response(1, 200, &[])).write(flood);
     told_of("empty DATA", script, Kind::Protocol, Phase::Body, Delivery::Answered, false).await;
 }
 
@@ -282,7 +282,7 @@ async fn a_head_that_is_too_large() {
         for (at, piece) in pieces.iter().enumerate() {
             let kind = if at == 0 { FrameKind::HEADERS } else { FrameKind::CONTINUATION };
             let end_headers = if at + 1 == pieces.len() { 4 } else { 0 };
-            script = script.frame(Frame::new(kind, end_headers, 1, piece.to_vec()));
+            script = script.write(Frame::new(kind, end_headers, 1, piece.to_vec()));
         }
         told_of(name, script, Kind::TooLarge, Phase::Head, Delivery::Maybe, true).await;
     }
@@ -304,7 +304,7 @@ async fn interim_responses_without_end() {
 
 #[tokio::test]
 async fn some_interim_responses() {
-    let interim = |script: Script, _| script.frame(Frame::response(1, 103, &[("link", "</style.css>")]));
+    let interim = |script: Script, _| script.write(Frame::response(1, 103, &[("link", "</style.css>")]));
     let upstream = Hostile::new(serves(answers((0..50).fold(greeted(), interim), 1), 3)).start();
     let pool = pool();
     for _ in 0..2 {
@@ -321,24 +321,24 @@ async fn frames_that_must_not_come() {
     let promise = Frame::new(FrameKind::PUSH_PROMISE, 4, 1, vec![0, 0, 0, 2, 0x82]);
     let head = || Phase::Head;
     for (name, script, survives) in [
-        ("a push", greeted().frame(promise), false),
-        ("a stream of the server's own", greeted().frame(Frame::response(2, 200, &[])), false),
-        ("a stream that nobody has begun", greeted().frame(Frame::data(9, "x")), false),
-        ("DATA before HEADERS", greeted().frame(Frame::data(1, "x")), false),
-        ("a head without status", greeted().frame(Frame::new(FrameKind::HEADERS, 4, 1, "")), true),
+        ("a push", greeted().write(promise), false),
+        ("a stream of the server's own", greeted().write(Frame::response(2, 200, &[])), false),
+        ("a stream that nobody has begun", greeted().write(Frame::data(9, "x")), false),
+        ("DATA before HEADERS", greeted().write(Frame::data(1, "x")), false),
+        ("a head without status", greeted().write(Frame::new(FrameKind::HEADERS, 4, 1, "")), true),
         (
             "HEADERS that nobody can read",
-            greeted().frame(Frame::new(FrameKind::HEADERS, 4, 1, "\u{7f}")),
+            greeted().write(Frame::new(FrameKind::HEADERS, 4, 1, "\u{7f}")),
             false,
         ),
-        ("a window of nothing", greeted().frame(Frame::window_update(0, 0)), false),
-        ("a window too large", greeted().frame(Frame::window_update(0, i32::MAX as u32)), false),
+        ("a window of nothing", greeted().write(Frame::window_update(0, 0)), false),
+        ("a window too large", greeted().write(Frame::window_update(0, i32::MAX as u32)), false),
         (
             "a SETTINGS of five bytes",
-            greeted().frame(Frame::new(FrameKind::SETTINGS, 0, 0, vec![0; 5])),
+            greeted().write(Frame::new(FrameKind::SETTINGS, 0, 0, vec![0; 5])),
             false,
         ),
-        ("a frame too large", greeted().frame(Frame::data(1, vec![0; 17_000])), false),
+        ("a frame too large", greeted().write(Frame::data(1, vec![0; 17_000])), false),
     ] {
         told_of(name, script, Kind::Protocol, head(), Delivery::Maybe, survives).await;
     }
@@ -349,7 +349,7 @@ async fn frames_that_must_not_come() {
 #[tokio::test]
 async fn no_settings_or_none_that_let_anything_begin() {
     let none_ever = Script::new().http2();
-    let no_streams = Script::new().http2().frame(Frame::settings(&[(MAX_CONCURRENT_STREAMS, 0)]));
+    let no_streams = Script::new().http2().write(Frame::settings(&[(MAX_CONCURRENT_STREAMS, 0)]));
     for (name, script) in [("no SETTINGS", none_ever), ("no streams", no_streams)] {
         let upstream = Hostile::new(script).start();
         let pool = build(builder().http2_handshake_timeout(Duration::from_millis(20)));
@@ -372,7 +372,7 @@ async fn a_server_that_leaves_before_it_says_anything() {
     for (name, script, kind) in [
         ("FIN", Script::new().http2().close(), Kind::Closed),
         ("RST", Script::new().http2().reset(), Kind::Reset),
-        ("GOAWAY", Script::new().http2().frame(Frame::go_away(0, PROTOCOL_ERROR)).close(), Kind::Closed),
+        ("GOAWAY", Script::new().http2().write(Frame::go_away(0, PROTOCOL_ERROR)).close(), Kind::Closed),
     ] {
         let upstream = Hostile::new(script).start();
         let expected = of(kind, Phase::Connect, Delivery::NotSent);
@@ -397,7 +397,7 @@ fn start_with(pool: &Pool<Tcp>, request: Request<TestBody>) -> Call {
 async fn one_stream_at_a_time_serves_many_and_who_gives_up_takes_no_place() {
     let goes = Gate::new("goes");
     let one = Frame::settings(&[(MAX_CONCURRENT_STREAMS, 1)]);
-    let script = Script::new().http2().frame(one).read_frame(FrameKind::HEADERS).wait(&goes);
+    let script = Script::new().http2().write(one).until_frame(FrameKind::HEADERS).wait(&goes);
     let upstream = Hostile::new(serves(answers(script, 1), 3)).start();
     let pool = build(builder().max_connections_per_host(1));
     let mut calls: Vec<_> = (0..4).map(|_| start(&pool, &upstream)).collect();
@@ -420,14 +420,14 @@ async fn a_peer_that_allows_fewer_streams_from_now_on() {
         let (lowers, raises) = (Gate::new("lowers"), Gate::new("raises"));
         let script = greeted()
             .wait(&lowers)
-            .frame(Frame::settings(&[(MAX_CONCURRENT_STREAMS, allowed)]))
-            .frame(Frame::response(1, 200, &[]))
+            .write(Frame::settings(&[(MAX_CONCURRENT_STREAMS, allowed)]))
+            .write(Frame::response(1, 200, &[]))
             .wait(&raises)
-            .frame(Frame::settings(&[(MAX_CONCURRENT_STREAMS, 100)]))
-            .read_frame(FrameKind::HEADERS)
-            .frame(Frame::response(3, 200, &[]))
-            .frame(Frame::data(3, "hello").end())
-            .frame(Frame::data(1, "hello").end());
+            .write(Frame::settings(&[(MAX_CONCURRENT_STREAMS, 100)]))
+            .until_frame(FrameKind::HEADERS)
+            .write(Frame::response(3, 200, &[]))
+            .write(Frame::data(3, "hello").end())
+            .write(Frame::data(1, "hello").end());
         let upstream = Hostile::new(serves(script, 5)).start();
         let pool = build(builder().max_connections_per_host(1));
         let first = {
@@ -454,7 +454,7 @@ async fn a_peer_that_allows_fewer_streams_from_now_on() {
 #[tokio::test]
 async fn an_upload_that_the_peer_has_no_room_for_is_given_up() {
     let none = Frame::settings(&[(INITIAL_WINDOW_SIZE, 0)]);
-    let script = Script::new().http2().frame(none).read_frame(FrameKind::HEADERS);
+    let script = Script::new().http2().write(none).until_frame(FrameKind::HEADERS);
     let upstream = Hostile::new(serves(script, 3)).start();
     let (pool, lives) = (pool(), Lives::new());
     let mut request =
@@ -514,7 +514,7 @@ async fn settle(upstream: &Upstream, pool: &Pool<Tcp>) {
 #[tokio::test(start_paused = true)]
 async fn a_silent_peer_is_asked_and_if_it_does_not_answer_all_its_streams_fail() {
     let _frozen = Frozen::new();
-    let upstream = Hostile::new(greeted().read_frame(FrameKind::HEADERS).mute()).start();
+    let upstream = Hostile::new(greeted().until_frame(FrameKind::HEADERS).mute()).start();
     let pool = build(builder().http2_keep_alive(INTERVAL).http2_ping_timeout(PING));
     let calls = [start(&pool, &upstream), start(&pool, &upstream)];
     upstream.accepted(1).await;
@@ -550,7 +550,7 @@ async fn a_silent_peer_is_asked_and_if_it_does_not_answer_all_its_streams_fail()
 async fn a_silent_peer_that_answers_its_pings_is_waited_for() {
     let _frozen = Frozen::new();
     let goes = Gate::new("goes");
-    let pinged = |script: Script, _| script.read_frame(FrameKind::PING);
+    let pinged = |script: Script, _| script.until_frame(FrameKind::PING);
     let script = (0..5).fold(greeted(), pinged).wait(&goes);
     let upstream = Hostile::new(serves(answers(script, 1), 3)).start();
     let pool = build(builder().http2_keep_alive(INTERVAL).http2_ping_timeout(PING));
@@ -579,10 +579,10 @@ async fn a_silent_peer_that_answers_its_pings_is_waited_for() {
 async fn after_a_stream_was_given_up_the_peer_is_asked_before_it_is_used_again() {
     let _frozen = Frozen::new();
     let answers_ping = Gate::new("answers the ping");
-    let asked = greeted().mute().read_frame(FrameKind::PING).read_frame(FrameKind::RST_STREAM);
+    let asked = greeted().mute().until_frame(FrameKind::PING).until_frame(FrameKind::RST_STREAM);
     let doubted = asked.wait(&answers_ping);
     let pong = Frame::new(FrameKind::PING, 1, 0, OPAQUE.to_vec());
-    let upstream = Hostile::new(serves(doubted.frame(pong), 3)).then(healthy()).start();
+    let upstream = Hostile::new(serves(doubted.write(pong), 3)).then(healthy()).start();
     let pool = build(builder().http2_ping_timeout(PING));
     let call = start(&pool, &upstream);
     upstream.accepted(1).await;
@@ -663,7 +663,7 @@ async fn calls_given_up_by_the_hundred_are_reset_at_a_pace() {
 
 #[tokio::test]
 async fn a_peer_that_has_had_enough_of_them() {
-    let script = greeted().read_frame(FrameKind::HEADERS).frame(Frame::go_away(3, ENHANCE_YOUR_CALM)).close();
+    let script = greeted().until_frame(FrameKind::HEADERS).write(Frame::go_away(3, ENHANCE_YOUR_CALM)).close();
     let upstream = Hostile::new(script).start();
     let pool = pool();
     let calls = [(); 2].map(|()| start_with(&pool, with(Method::POST, &upstream)));
@@ -682,7 +682,7 @@ async fn a_peer_that_has_had_enough_of_them() {
 async fn an_idle_connection_that_has_ended_is_found() {
     for (name, end) in [
         ("FIN", (|script| script.close()) as fn(Script) -> Script),
-        ("GOAWAY and FIN", |script| script.frame(Frame::go_away(1, NO_ERROR)).close()),
+        ("GOAWAY and FIN", |script| script.write(Frame::go_away(1, NO_ERROR)).close()),
         ("RST", |script| script.reset()),
     ] {
         let goes = Gate::new("goes");
@@ -708,7 +708,7 @@ async fn a_request_that_meets_the_close_is_sent_again_only_if_that_is_safe() {
     for (name, method, again) in
         [("GET", Method::GET, true), ("PUT", Method::PUT, true), ("POST", Method::POST, false)]
     {
-        let dies = answers(greeted(), 1).read_frame(FrameKind::HEADERS).close();
+        let dies = answers(greeted(), 1).until_frame(FrameKind::HEADERS).close();
         let upstream = Hostile::new(dies).then(healthy()).start();
         let pool = pool();
         fetch(&pool, get(upstream.uri("/"))).await.expect(name);

@@ -39,10 +39,10 @@ fn parrot(grant: &'static str) -> Script {
 
 /// An HTTP/2 server that answers one request after the other.
 fn http2() -> Script {
-    let greeted = Script::new().http2().frame(Frame::settings(&[]));
+    let greeted = Script::new().http2().write(Frame::settings(&[]));
     (1..20).step_by(2).fold(greeted, |script, stream| {
-        let head = script.read_frame(FrameKind::HEADERS).frame(Frame::response(stream, 200, &[]));
-        head.frame(Frame::data(stream, "hello").end())
+        let head = script.until_frame(FrameKind::HEADERS).write(Frame::response(stream, 200, &[]));
+        head.write(Frame::data(stream, "hello").end())
     })
 }
 
