@@ -21,7 +21,7 @@
 //!
 //! - **Errors:** [`BoxError`] on the seam between layers, found again with [`find`], read with [`Failure::of`].
 //! - **Context:** [`Deadline`], [`Attempt`], [`CallSite`], [`Idempotent`], [`UrlTemplate`], [`Exchange`] and [`Ledger`] ride on a
-//!   request; [`Attempt`], [`Retries`], [`ConnectionInfo`] and [`Timings`] on its response. Each has one writer.
+//!   request; [`Attempt`], [`Retries`], [`ConnectionInfo`] and [`Timings`] on its response. Each has one writer; [`Carried`] is all of them at once.
 //! - **Bodies:** [`OnEnd`] tells a hook exactly once how a body ended.
 //! - **Construction:** what is meant to be built once announces where it was built: [`Construction`].
 //! - **Who is in the way:** whoever knows tells those who turn calls away: [`Witness`].
@@ -54,7 +54,7 @@ mod words;
 pub use at_proxy::AtProxy;
 pub use connection::{ConnectionInfo, Established, Timings};
 pub use construction::{Construction, Watcher};
-pub use context::{Attempt, CallContext, CallSite, Idempotent, Message, UrlTemplate};
+pub use context::{Attempt, CallContext, CallSite, Carried, Idempotent, Message, UrlTemplate};
 pub use cooling_down::CoolingDown;
 pub use deadline::Deadline;
 pub use elapsed::Elapsed;
