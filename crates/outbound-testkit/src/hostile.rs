@@ -12,7 +12,7 @@ use tokio::{
 use crate::{
     Ended, Received, Script, Upstream,
     request::{Decoder, Head},
-    script::Step,
+    script::{self, Step},
     sightings::Entry,
     wire::{Wire, ended_by},
 };
@@ -47,6 +47,8 @@ struct Line {
     entry: Entry,
     unread: BytesMut,
     request: Option<Unfinished>,
+    /// Of HTTP/2: that of the last HEADERS frame.
+    stream: u32,
 }
 
 /// A request whose body has not been read to the end.
@@ -142,7 +144,7 @@ async fn serve_tls(socket: TcpStream, entry: Entry, script: Script, acceptor: to
 
 impl Line {
     fn new(wire: Wire, entry: Entry) -> Self {
-        Line { wire, entry, unread: BytesMut::new(), request: None }
+        Line { wire, entry, unread: BytesMut::new(), request: None, stream: 0 }
     }
 
     /// Plays the script, and then waits for the client to close.
@@ -181,6 +183,10 @@ impl Line {
                 true => self.fill().await,
                 false => Ok(()),
             },
+            Step::ReadFrame(kind) => self.read_frame(*kind).await,
+            Step::ReplyFrame { kind, flags, payload } => {
+                self.write(&script::frame(*kind, *flags, self.stream, payload)).await
+            }
             Step::Write(bytes) => self.write(bytes).await,
             Step::WriteForever(bytes) => loop {
                 self.write(bytes).await?;
@@ -247,6 +253,39 @@ impl Line {
         });
         self.request = (!complete).then_some(Unfinished { index, decoder });
         Ok(())
+    }
+
+    async fn read_frame(&mut self, kind: u8) -> Result<(), Ended> {
+        loop {
+            if self.unread.starts_with(PREFACE) {
+                self.unread.advance(PREFACE.len());
+            }
+            // A preface that has not come in full reads as a frame of 5 MB that has not, either.
+            let whole = self.unread.first_chunk::<9>().map(|head| {
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                (9 + length as usize, *head)
+            });
+            let Some((len, head)) = whole.filter(|&(len, _)| len <= self.unread.len()) else {
+                self.fill().await?;
+                continue;
+            };
+            let raw = self.unread.split_to(len).to_vec();
+            if head[3] == HEADERS {
+                self.stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+                self.entry.request(Received {
+                    connection: self.entry.number(),
+                    method: http::Method::default(),
+                    target: String::new(),
+                    headers: http::HeaderMap::new(),
+                    body: Vec::new(),
+                    raw,
+                    complete: head[4] & END_STREAM != 0,
+                });
+            }
+            if head[3] == kind {
+                return Ok(());
+            }
+        }
     }
 
     async fn read_body(&mut self) -> Result<(), Ended> {
@@ -335,3 +374,8 @@ impl Line {
         }
     }
 }
+
+/// What an HTTP/2 client begins with (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HEADERS: u8 = 1;
+const END_STREAM: u8 = 1;
