@@ -21,7 +21,8 @@ use tower_service::Service;
 
 use super::{Connect, encrypted::For, report};
 
-/// Encrypts what `C` opens for `https` URIs, and leaves what it opens for `http` alone.
+/// Encrypts what `C` opens for `https` URIs, and leaves what it opens for `http` alone. Inside another `Tls` it encrypts only the way to
+/// a [`Proxy`](super::Proxy): the rest is that one's.
 ///
 /// Certificates are verified; there is no switch to turn that off. Who has to do otherwise brings a [`ClientConfig`] that does.
 #[derive(Clone)]
@@ -121,7 +122,8 @@ impl<C: Connect> Service<Uri> for Tls<C> {
         let (connector, protocols) = (self.connector.clone(), self.protocols);
         let opening = For::Tls.open(self.inner.call(uri));
         Box::pin(async move {
-            if !is_https {
+            // Inside a proxy that was not needed, what this opens goes straight to the origin, and the `Tls` around encrypts it.
+            if !is_https || For::now() == Some(For::Tls) {
                 return Ok(MaybeTls::Plain(opening.await.map_err(Into::into)?));
             }
             let name = name.unwrap_or(Err(rustls::pki_types::InvalidDnsNameError))?;
