@@ -6,7 +6,7 @@ use http::Version;
 use tokio::time::Instant;
 
 use crate::{
-    context::{Context, Message},
+    context::{Carried, Message},
     words::Phase,
 };
 
@@ -69,7 +69,7 @@ impl ConnectionInfo {
 
     /// The connection that carried the exchange of `message`, where an [`Exchange`](crate::Exchange) rode on the request.
     pub fn of(message: &impl Message) -> Option<Self> {
-        Context::of(message)?.exchange.as_ref()?.connection()
+        Carried::of(message)?.exchange.as_ref()?.connection()
     }
 
     /// What it has been since it was opened.
@@ -103,7 +103,7 @@ impl ConnectionInfo {
 impl Timings {
     /// The timings of the exchange of `message` so far, where an [`Exchange`](crate::Exchange) rode on the request.
     pub fn of(message: &impl Message) -> Option<Self> {
-        Some(Context::of(message)?.exchange.as_ref()?.timings())
+        Some(Carried::of(message)?.exchange.as_ref()?.timings())
     }
 
     /// The time spent in `phase`; zero where it was skipped, as connecting is on a reused connection.

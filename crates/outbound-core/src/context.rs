@@ -6,7 +6,7 @@ use http::{Extensions, Request, Response, request, response};
 
 use crate::{deadline::Deadline, exchange::Exchange, ledger::Ledger, retries::Retries};
 
-/// A message that carries context: a request or a response, or the parts of one.
+/// A message that carries context: a request or a response, the parts of one, or its extensions alone.
 pub trait Message: sealed::Sealed {
     #[doc(hidden)]
     fn extensions(&self) -> &Extensions;
@@ -34,23 +34,42 @@ pub struct Idempotent;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UrlTemplate(&'static str);
 
+/// All that a message carries, found with one look: for a layer that wants several of the keys.
+///
+/// ```
+/// use outbound_core::{Attempt, Carried, Deadline};
+///
+/// let mut request = http::Request::new(());
+/// Carried::on(&mut request).attempt = Some(Attempt::FIRST);
+/// assert_eq!(Attempt::of(&request), Some(Attempt::FIRST));
+/// assert_eq!(Carried::of(&request).unwrap().deadline, None);
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Carried {
+    /// [`Deadline::of`] it. Nobody may put a later one here than there is.
+    pub deadline: Option<Deadline>,
+    /// [`Attempt::of`] it.
+    pub attempt: Option<Attempt>,
+    /// [`CallSite::of`] it.
+    pub call_site: Option<CallSite>,
+    /// [`Idempotent::of`] it.
+    pub idempotent: bool,
+    /// [`UrlTemplate::of`] it.
+    pub url_template: Option<UrlTemplate>,
+    /// [`Exchange::of`] it.
+    pub exchange: Option<Exchange>,
+    /// [`Ledger::of`] it.
+    pub ledger: Option<Ledger>,
+    /// [`Retries::of`] it.
+    pub retries: Option<Retries>,
+}
+
 /// All that a request carries for its call as a whole: everything but the number and the record of one attempt.
 ///
 /// A retry layer keeps it, and gives it to each further attempt. Cloning it allocates nothing.
 #[derive(Clone, Debug)]
-pub struct CallContext(Context);
-
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Context {
-    pub(crate) deadline: Option<Deadline>,
-    pub(crate) attempt: Option<Attempt>,
-    pub(crate) call_site: Option<CallSite>,
-    pub(crate) idempotent: bool,
-    pub(crate) url_template: Option<UrlTemplate>,
-    pub(crate) exchange: Option<Exchange>,
-    pub(crate) ledger: Option<Ledger>,
-    pub(crate) retries: Option<Retries>,
-}
+pub struct CallContext(Carried);
 
 // === Attempt ===
 
@@ -60,19 +79,21 @@ impl Attempt {
 
     /// The attempt that `message` is, or was answered at; `None` says the first, or that nobody counts.
     pub fn of(message: &impl Message) -> Option<Self> {
-        Context::of(message)?.attempt
+        Carried::of(message)?.attempt
     }
 
     /// Puts it on `message`.
     pub fn attach(self, message: &mut impl Message) {
-        Context::entry(message).attempt = Some(self);
+        Carried::on(message).attempt = Some(self);
     }
 
     /// Puts it on `message`, unless it is the first and `message` carries no context yet: then its absence says as much,
     /// and costs nothing.
     pub fn note(self, message: &mut impl Message) {
-        if self > Self::FIRST || Context::of(message).is_some() {
-            self.attach(message);
+        match Carried::of(message) {
+            None if self == Self::FIRST => {}
+            Some(carried) if carried.attempt == Some(self) => {}
+            _ => self.attach(message),
         }
     }
 
@@ -105,12 +126,12 @@ impl CallSite {
 
     /// The line that made the call `message` belongs to.
     pub fn of(message: &impl Message) -> Option<Self> {
-        Context::of(message)?.call_site
+        Carried::of(message)?.call_site
     }
 
     /// Puts it on `message`.
     pub fn attach(self, message: &mut impl Message) {
-        Context::entry(message).call_site = Some(self);
+        Carried::on(message).call_site = Some(self);
     }
 
     /// File, line and column.
@@ -130,12 +151,12 @@ impl fmt::Display for CallSite {
 impl Idempotent {
     /// Whether the caller said so of `message`.
     pub fn of(message: &impl Message) -> bool {
-        Context::of(message).is_some_and(|context| context.idempotent)
+        Carried::of(message).is_some_and(|carried| carried.idempotent)
     }
 
     /// Says so of `message`.
     pub fn attach(self, message: &mut impl Message) {
-        Context::entry(message).idempotent = true;
+        Carried::on(message).idempotent = true;
     }
 }
 
@@ -149,12 +170,12 @@ impl UrlTemplate {
 
     /// The template of `message`'s path, if the caller named it.
     pub fn of(message: &impl Message) -> Option<Self> {
-        Context::of(message)?.url_template
+        Carried::of(message)?.url_template
     }
 
     /// Puts it on `message`.
     pub fn attach(self, message: &mut impl Message) {
-        Context::entry(message).url_template = Some(self);
+        Carried::on(message).url_template = Some(self);
     }
 
     /// The template itself.
@@ -169,30 +190,40 @@ impl fmt::Display for UrlTemplate {
     }
 }
 
+// === Carried ===
+
+impl Carried {
+    /// What `message` carries, if it carries anything.
+    pub fn of(message: &impl Message) -> Option<&Self> {
+        message.extensions().get()
+    }
+
+    /// What `message` carries: nothing, put there now, if there was nothing.
+    pub fn on(message: &mut impl Message) -> &mut Self {
+        message.extensions_mut().get_or_insert_default()
+    }
+}
+
 // === CallContext ===
 
 impl CallContext {
     /// What `message` carries for its call, if it carries anything.
     pub fn of(message: &impl Message) -> Option<Self> {
-        let context = Context::of(message)?.clone();
-        Some(Self(Context { attempt: None, exchange: None, ..context }))
+        Carried::of(message).map(Self::from)
     }
 
     /// Puts it on `message`, in place of all that is there.
     pub fn attach(self, message: &mut impl Message) {
-        *Context::entry(message) = self.0;
+        *Carried::on(message) = self.0;
     }
 }
 
-// === Context ===
-
-impl Context {
-    pub(crate) fn of(message: &impl Message) -> Option<&Self> {
-        message.extensions().get()
-    }
-
-    pub(crate) fn entry(message: &mut impl Message) -> &mut Self {
-        message.extensions_mut().get_or_insert_default()
+impl From<&Carried> for CallContext {
+    fn from(carried: &Carried) -> Self {
+        let Carried { deadline, call_site, idempotent, url_template, ref ledger, ref retries, .. } = *carried;
+        let (ledger, retries) = (ledger.clone(), retries.clone());
+        let (attempt, exchange) = (None, None);
+        Self(Carried { deadline, attempt, call_site, idempotent, url_template, exchange, ledger, retries })
     }
 }
 
@@ -220,6 +251,7 @@ message!(Request<B>, B, this => Request::extensions(this), Request::extensions_m
 message!(Response<B>, B, this => Response::extensions(this), Response::extensions_mut(this));
 message!(request::Parts, , this => &this.extensions, &mut this.extensions);
 message!(response::Parts, , this => &this.extensions, &mut this.extensions);
+message!(Extensions, , this => this, this);
 
 mod sealed {
     pub trait Sealed {}

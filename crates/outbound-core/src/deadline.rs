@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::context::{Context, Message};
+use crate::context::{Carried, Message};
 
 /// The one instant by which a whole call must be over: attempts, backoff, queueing and the response body included.
 ///
@@ -29,14 +29,14 @@ impl Deadline {
 
     /// The deadline a request (or response) carries, if any.
     pub fn of(message: &impl Message) -> Option<Self> {
-        Context::of(message)?.deadline
+        Carried::of(message)?.deadline
     }
 
     /// Puts this deadline on `message`, unless an earlier one is already there: nobody lower down can have more time than their caller.
     pub fn tighten(self, message: &mut impl Message) {
-        let context = Context::entry(message);
-        let held = context.deadline.unwrap_or(Self::NEVER);
-        context.deadline = Some(self.earlier(held));
+        let carried = Carried::on(message);
+        let held = carried.deadline.unwrap_or(Self::NEVER);
+        carried.deadline = Some(self.earlier(held));
     }
 
     /// The earlier of the two.
@@ -59,7 +59,7 @@ impl Deadline {
 
     /// Whether it has passed. On the very tick it has.
     pub fn is_past(self) -> bool {
-        self.left().is_zero()
+        self.0.is_some_and(|instant| instant <= Instant::now())
     }
 }
 

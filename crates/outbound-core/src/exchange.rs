@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::{
     connection::{ConnectionInfo, Timings},
-    context::{Attempt, CallSite, Context, Message},
+    context::{Attempt, CallSite, Carried, Message},
     origin::Origin,
     words::{Delivery, Phase},
 };
@@ -67,22 +67,27 @@ struct Route {
 impl Exchange {
     /// A record that begins now, in [`Phase::Queue`].
     pub fn new() -> Self {
-        Self(Arc::new(Record::begun(Instant::now())))
+        Self::begun_at(Instant::now())
+    }
+
+    /// A record that begins at `now`, for who has just asked the clock.
+    pub fn begun_at(now: Instant) -> Self {
+        Self(Arc::new(Record::begun_at(now)))
     }
 
     /// The record on `message`, if somebody put one there.
     pub fn of(message: &impl Message) -> Option<Self> {
-        Context::of(message)?.exchange.clone()
+        Carried::of(message)?.exchange.clone()
     }
 
     /// The record on `message`, put there now if there was none.
     pub fn track(message: &mut impl Message) -> Self {
-        Context::entry(message).exchange.get_or_insert_with(Self::new).clone()
+        Carried::on(message).exchange.get_or_insert_with(Self::new).clone()
     }
 
     /// Puts this record on `message` in place of any other.
     pub fn attach(self, message: &mut impl Message) {
-        Context::entry(message).exchange = Some(self);
+        Carried::on(message).exchange = Some(self);
     }
 
     /// A record that begins `now`, in the same allocation if nobody else holds this one.
@@ -90,10 +95,10 @@ impl Exchange {
     pub fn renewed(mut self, now: Instant) -> Self {
         match Arc::get_mut(&mut self.0) {
             Some(record) => {
-                *record = Record::begun(now);
+                *record = Record::begun_at(now);
                 self
             }
-            None => Self(Arc::new(Record::begun(now))),
+            None => Self::begun_at(now),
         }
     }
 
@@ -250,9 +255,9 @@ impl Default for Exchange {
 }
 
 impl Record {
-    fn begun(now: Instant) -> Self {
+    fn begun_at(begun: Instant) -> Self {
         Self {
-            begun: now,
+            begun,
             phase: AtomicU8::new(Phase::Queue as u8),
             since: AtomicU64::new(0),
             spent: [const { AtomicU64::new(0) }; Phase::ALL.len()],

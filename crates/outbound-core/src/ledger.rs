@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    context::{Context, Message},
+    context::{Carried, Message},
     words::Kind,
 };
 
@@ -36,12 +36,12 @@ impl Ledger {
 
     /// The ledger that `message` carries.
     pub fn of(message: &impl Message) -> Option<Self> {
-        Context::of(message)?.ledger.clone()
+        Carried::of(message)?.ledger.clone()
     }
 
     /// Puts it on `message`.
     pub fn attach(self, message: &mut impl Message) {
-        Context::entry(message).ledger = Some(self);
+        Carried::on(message).ledger = Some(self);
     }
 
     /// The account itself.

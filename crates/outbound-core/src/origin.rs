@@ -2,7 +2,10 @@
 
 use std::{error::Error, fmt, hash::Hash, hash::Hasher};
 
-use http::{Uri, uri::Authority};
+use http::{
+    Uri,
+    uri::{Authority, Scheme},
+};
 
 /// Where a request goes: scheme, host and port (RFC 6454, 4), with the default port filled in and the host in lower case.
 ///
@@ -49,30 +52,37 @@ impl Origin {
     /// # Errors
     /// [`InvalidOrigin`] if it lacks a host, or a scheme of `http` or `https`.
     pub fn of(uri: &Uri) -> Result<Self, InvalidOrigin> {
-        let https = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            Some(scheme) => return Err(InvalidOrigin::UnknownScheme(scheme.to_owned())),
+        let https = match uri.scheme() {
+            Some(scheme) if *scheme == Scheme::HTTP => false,
+            Some(scheme) if *scheme == Scheme::HTTPS => true,
+            Some(scheme) => return Err(InvalidOrigin::UnknownScheme(scheme.to_string())),
             None => return Err(InvalidOrigin::NoScheme),
         };
         let authority = uri.authority().ok_or(InvalidOrigin::NoHost)?;
-        if authority.as_str().bytes().any(|byte| byte == b'@' || byte.is_ascii_uppercase()) {
-            let (_, plain) = authority.as_str().rsplit_once('@').unwrap_or(("", authority.as_str()));
-            let plain = plain.to_ascii_lowercase().parse().map_err(|_| InvalidOrigin::NoHost)?;
-            Self::plain(https, plain)
-        } else {
-            Self::plain(https, authority.clone())
+        let (mut is_plain, mut colon) = (true, None);
+        for (at, byte) in authority.as_str().bytes().enumerate() {
+            match byte {
+                b':' => colon = Some(at),
+                // A colon before the bracket belongs to an IPv6 address.
+                b']' => colon = None,
+                b'@' | b'A'..=b'Z' => is_plain = false,
+                _ => {}
+            }
         }
+        if is_plain {
+            return Self::plain(https, authority.clone(), colon);
+        }
+        let (_, plain) = authority.as_str().rsplit_once('@').unwrap_or(("", authority.as_str()));
+        let userinfo = authority.as_str().len() - plain.len();
+        let colon = colon.and_then(|colon| colon.checked_sub(userinfo));
+        let plain = plain.to_ascii_lowercase().parse().map_err(|_| InvalidOrigin::NoHost)?;
+        Self::plain(https, plain, colon)
     }
 
-    /// Of an authority without userinfo and capitals.
-    fn plain(https: bool, authority: Authority) -> Result<Self, InvalidOrigin> {
+    /// Of an authority without userinfo and capitals, whose port is after `colon`.
+    fn plain(https: bool, authority: Authority, colon: Option<usize>) -> Result<Self, InvalidOrigin> {
         let text = authority.as_str();
-        // A colon before the bracket belongs to an IPv6 address.
-        let (host, port) = match text.rfind([':', ']']) {
-            Some(colon) if text.as_bytes()[colon] == b':' => (colon, &text[colon + 1..]),
-            _ => (text.len(), ""),
-        };
+        let (host, port) = colon.map_or((text.len(), ""), |colon| (colon, &text[colon + 1..]));
         let is_padded = port.starts_with('0');
         let port = match port {
             "" if https => 443,

@@ -8,7 +8,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    context::{Context, Message},
+    context::{Carried, Message},
     words::GaveUp,
 };
 
@@ -45,17 +45,17 @@ impl Retries {
 
     /// The record that `message` carries.
     pub fn of(message: &impl Message) -> Option<Self> {
-        Context::of(message)?.retries.clone()
+        Carried::of(message)?.retries.clone()
     }
 
     /// The record on `message`, put there now if there was none.
     pub fn track(message: &mut impl Message) -> Self {
-        Context::entry(message).retries.get_or_insert_default().clone()
+        Carried::on(message).retries.get_or_insert_default().clone()
     }
 
     /// Puts this record on `message` in place of any other.
     pub fn attach(self, message: &mut impl Message) {
-        Context::entry(message).retries = Some(self);
+        Carried::on(message).retries = Some(self);
     }
 
     /// Attempts beyond the first.

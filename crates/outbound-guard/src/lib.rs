@@ -52,15 +52,22 @@
 //!
 //! No report names a header, userinfo or query.
 //!
+//! # Who is in the way
+//!
+//! A call that waits in vain learns who keeps it waiting. The acquire timeout of outbound's pool names the line that began the oldest
+//! exchange; a limit outside the guard names the oldest call in its [`Overloaded`](outbound_core::Overloaded), if it is given
+//! [`LeakDetector::witness`]; and [`LeakDetector::holders`] lists, for either error, all that are in the way.
+//!
 //! # Cost
 //!
 //! Nothing is allocated for a call that behaves: its record is the one of a call before. Records are kept in shards, of which each
 //! thread has its own, and a call takes its shard's lock for an instant when it begins and when it ends: no core waits for another, unless a call has
 //! moved to another thread meanwhile. Each poll costs two looks at the clock at most. `cargo bench -p outbound-guard` counts it all together.
 //!
-//! One task for all calls looks through them when the first could be due. It is started by a call, on its runtime, and ends when nothing
-//! is open. Outside a Tokio runtime there is none: then calls are seen in [`LeakDetector::snapshot`], and told about when they end. A
-//! look takes a tenth of the time at most, and is late where there are so many calls that it would take longer.
+//! One task for all calls looks through them when the first could be due. It is started by a call, on its runtime, which needs its timer
+//! on and has to be driven, and ends when nothing is open. Outside a Tokio runtime there is none: then calls are seen in
+//! [`LeakDetector::snapshot`], and told about when they end. A look takes a tenth of the time at most, and is late where there are so many
+//! calls that it would take longer.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod body;

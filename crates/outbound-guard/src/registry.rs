@@ -63,11 +63,11 @@ pub(crate) struct Open {
 
 /// What is known of a call from the start.
 pub(crate) struct Call {
-    began: Instant,
+    pub(crate) began: Instant,
     /// The number of the service that made it.
     pub(crate) client: usize,
-    origin: Option<Origin>,
-    site: Option<CallSite>,
+    pub(crate) origin: Option<Origin>,
+    pub(crate) site: Option<CallSite>,
     span: Option<&'static Metadata<'static>>,
     attempt: Option<Attempt>,
     exchange: Option<Exchange>,

@@ -5,12 +5,13 @@ use std::{
     hash::Hash,
     mem,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use http_body::Body;
-use outbound_core::{BoxError, Deadline, OnEnd, Origin};
+use outbound_core::{BoxError, Deadline, OnEnd, Origin, Overloaded, Witness};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_layer::Layer;
@@ -69,15 +70,18 @@ pin_project! {
     #[project = StateProj]
     enum State<S, B, F> {
         TurnedAway { error: Option<BoxError> },
-        Waiting { #[pin] wait: Wait, call: Option<(S, Request<B>)>, scope: Scope },
+        Waiting { #[pin] wait: Wait, call: Option<(S, Request<B>)>, options: Options },
         Running { #[pin] response: F, call: Option<Call> },
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) patience: Patience,
     pub(crate) scope: Scope,
+    pub(crate) witness: Option<Arc<dyn Witness>>,
+    /// Only calls to its own origin are in a call's way.
+    is_per_origin: bool,
 }
 
 /// A call under way.
@@ -100,7 +104,9 @@ impl ConcurrencyLimitLayer {
     /// The limit is one of its own for each origin (scheme, host, port) that a request goes to.
     #[must_use]
     pub fn per_origin(self) -> ConcurrencyLimitLayer<PerOrigin> {
-        self.per_key(|parts| Origin::of(&parts.uri).ok())
+        let mut layer: ConcurrencyLimitLayer<PerOrigin> = self.per_key(|parts| Origin::of(&parts.uri).ok());
+        layer.options.is_per_origin = true;
+        layer
     }
 
     /// The limit is one of its own for each key that `key_of` gives a request: the number is kept, nothing is shared with
@@ -139,7 +145,7 @@ impl<S, L: Clone> Layer<S> for ConcurrencyLimitLayer<L> {
     type Service = ConcurrencyLimit<S, L>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ConcurrencyLimit::new(inner, self.limits.clone(), self.options)
+        ConcurrencyLimit::new(inner, self.limits.clone(), self.options.clone())
     }
 }
 
@@ -172,19 +178,18 @@ where
             return ResponseFuture::turned_away(request::too_late());
         }
         let (request, held) = self.limits.held_by(request);
-        let Options { patience, scope } = self.options;
-        let state = match patience.ask(held, deadline) {
+        let state = match self.options.patience.ask(held, deadline) {
             Asked::Granted(permit) => {
-                let call = Call::new(permit, scope, &request);
+                let call = Call::new(permit, self.options.scope, &request);
                 State::Running { response: self.inner.call(request), call: Some(call) }
             }
             Asked::Waiting(wait) => {
                 let clone = self.inner.clone();
                 let readied = mem::replace(&mut self.inner, clone);
-                State::Waiting { wait, call: Some((readied, request)), scope }
+                State::Waiting { wait, call: Some((readied, request)), options: self.options.clone() }
             }
             Asked::TurnedAway(error) => {
-                return ResponseFuture::turned_away(request::aimed(error, &request).into());
+                return ResponseFuture::turned_away(self.options.explain(error, &request).into());
             }
         };
         ResponseFuture { state }
@@ -214,11 +219,11 @@ where
                 StateProj::TurnedAway { error } => {
                     return Poll::Ready(Err(error.take().expect("not polled after it was ready")));
                 }
-                StateProj::Waiting { wait, call, scope } => {
+                StateProj::Waiting { wait, call, options } => {
                     let asked = ready!(wait.poll(cx));
                     let (mut service, request) = call.take().expect("not polled after it was ready");
-                    let permit = asked.map_err(|error| request::aimed(error, &request))?;
-                    let call = Call::new(permit, *scope, &request);
+                    let permit = asked.map_err(|error| options.explain(error, &request))?;
+                    let call = Call::new(permit, options.scope, &request);
                     State::Running { response: service.call(request), call: Some(call) }
                 }
                 StateProj::Running { response, call } => {
@@ -242,7 +247,15 @@ impl<S: Service<Request<B>>, B> fmt::Debug for ResponseFuture<S, B> {
 
 impl Options {
     pub(crate) fn new(name: &'static str) -> Self {
-        Self { patience: Patience::new(name), scope: Scope::default() }
+        Self { patience: Patience::new(name), scope: Scope::default(), witness: None, is_per_origin: false }
+    }
+
+    /// The error names where the request was going, and who is in its way.
+    fn explain<B>(&self, error: Overloaded, request: &Request<B>) -> Overloaded {
+        let error = request::aimed(error, request);
+        let origin = error.origin().filter(|_| self.is_per_origin);
+        let oldest = self.witness.as_ref().and_then(|witness| witness.oldest(origin));
+        oldest.into_iter().fold(error, Overloaded::held_by)
     }
 }
 
@@ -292,6 +305,16 @@ macro_rules! who_counts {
         #[must_use]
         pub fn scope(mut self, scope: crate::Scope) -> Self {
             self.options.scope = scope;
+            self
+        }
+
+        /// Whom to ask who is in the way of a call that is turned away, so that the error names the oldest call under way, and the
+        /// line that made it: outbound-guard's `LeakDetector::witness`, of a guard inside this layer.
+        ///
+        /// A limit per origin asks for calls to that origin; any other for all, whichever key they have.
+        #[must_use]
+        pub fn witness(mut self, witness: std::sync::Arc<dyn outbound_core::Witness>) -> Self {
+            self.options.witness = Some(witness);
             self
         }
     };

@@ -28,7 +28,8 @@ pub(super) struct State<K, C> {
     /// Somebody listens to what happens.
     pub(super) observed: bool,
     pub(super) hosts: Slab<Host<K>>,
-    pub(super) by_key: HashMap<K, usize>,
+    /// Those for whoever takes what there is, and those that are kept apart.
+    pub(super) by_key: [HashMap<K, usize>; 2],
     /// The host that was asked for last, or one that has gone since.
     pub(super) last: usize,
     pub(super) records: Slab<Record<C>>,
@@ -84,6 +85,7 @@ pub(crate) struct Now {
 
 pub(super) struct Host<K> {
     pub(super) key: K,
+    pub(super) apart: bool,
     pub(super) nature: Nature,
     pub(super) counts: Counts,
     pub(super) shelf: List<HOST>,
@@ -232,6 +234,8 @@ pub(crate) struct Ask {
     pub(crate) now: Now,
     /// What the host's connections are taken for until one is open.
     pub(crate) nature: Nature,
+    /// Only a connection will do that was opened for such as this one.
+    pub(crate) apart: bool,
 }
 
 /// A connection, as far as the machine is concerned.
@@ -254,7 +258,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             closers: Vec::new(),
             observed: false,
             hosts: Slab::new(),
-            by_key: HashMap::new(),
+            by_key: [HashMap::new(), HashMap::new()],
             last: 0,
             records: Slab::new(),
             waiters: Slab::new(),
@@ -282,7 +286,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         if self.closed {
             return Err(Refusal::Closed);
         }
-        let host = self.host(key);
+        let host = self.host(key, ask.apart);
         let found = host.and_then(|host| self.find(host, ask.now, fx));
         // Who has had a place does not lose it to the limit on newcomers.
         if found.is_none() && ask.ticket.is_none() {
@@ -292,7 +296,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         if let Some(index) = found {
             return Ok(Acquired::Now(ticket, self.take(index, ask.now.at, ask.site, fx)));
         }
-        let host = host.unwrap_or_else(|| self.open_host(key, ask.nature));
+        let host = host.unwrap_or_else(|| self.open_host(key, ask.apart, ask.nature));
         let waiter = self.waiters.insert(Waiter {
             host,
             ticket,
@@ -386,7 +390,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         nature: Nature,
         fx: &mut Effects<K, C>,
     ) -> Vec<RecordId> {
-        let host = self.host(key).unwrap_or_else(|| self.open_host(key, nature));
+        let host = self.host(key, false).unwrap_or_else(|| self.open_host(key, false, nature));
         let mut reserved = Vec::new();
         let wanted = wanted.min(self.limits.per_host);
         while self.counts.open() < self.limits.total && !self.shut {
@@ -640,6 +644,13 @@ impl<C> Stage<C> {
 // === Counts ===
 
 impl Counts {
+    pub(super) fn add(&mut self, other: Self) {
+        self.dialing += other.dialing;
+        self.active += other.active;
+        self.idle += other.idle;
+        self.closing += other.closing;
+    }
+
     pub(super) fn of(&mut self, counted: Counted) -> &mut usize {
         match counted {
             Counted::Dialing => &mut self.dialing,
