@@ -148,7 +148,7 @@ impl Builder {
     }
 
     /// How long an HTTP/1.1 connection is idle until it is parked: its buffers are given back, and its socket is watched, until it is used
-    /// again; `Duration::MAX` for never.
+    /// again; at least 1 ms, `Duration::MAX` for never. An HTTP/2 connection is not parked.
     pub const fn park_after(mut self, idle: Duration) -> Self {
         self.park_after = idle;
         self
@@ -302,7 +302,7 @@ impl Builder {
             idle_per_host,
             waiting: self.max_waiting,
             idle_timeout: self.idle_timeout.min(FOR_EVER),
-            park_after: self.park_after.min(FOR_EVER),
+            park_after: self.park_after.clamp(TICK, FOR_EVER),
             lifetime: (self.max_lifetime < FOR_EVER).then_some(self.max_lifetime),
             requests: self.max_requests,
             seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
@@ -324,4 +324,6 @@ impl fmt::Display for InvalidConfig {
 impl Error for InvalidConfig {}
 
 /// As long as the clock can be added to it without overflow, and longer than any process.
+/// What the runtime's timers can tell apart.
+const TICK: Duration = Duration::from_millis(1);
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);

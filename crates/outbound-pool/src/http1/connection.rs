@@ -196,7 +196,8 @@ async fn drive(task: Task, gone: oneshot::Receiver<Infallible>) {
         () = task.run() => return,
         _ = gone => task.close(),
     }
-    if tokio::time::timeout(LINGER, task.run()).await.is_err() {
+    // Boxed: every connection's task would have room for it.
+    if Box::pin(tokio::time::timeout(LINGER, task.run())).await.is_err() {
         tracing::debug!("closed a connection whose last exchange did not end");
     }
 }

@@ -153,9 +153,7 @@ impl Sending {
     }
 
     fn broken(&mut self, error: hyper::Error, returned: Option<Request<Upload>>) -> Box<Broken> {
-        let (Some(lease), Some(call)) = (self.lease.take(), self.call.take()) else {
-            unreachable!("{OVER}")
-        };
+        let (Some(lease), Some(call)) = (self.lease.take(), self.call.take()) else { unreachable!("{OVER}") };
         let Self { is_kept, has_body, bytes_in, .. } = *self;
         Box::new(Broken { lease, call, error, returned, is_kept, has_body, bytes_in })
     }

@@ -207,6 +207,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             granted: 0,
             retires: None,
             why: None,
+            asked_to_park: false,
             parked: false,
         });
         self.counts.dialing += 1;
@@ -284,9 +285,11 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
     pub(super) fn park(&mut self, index: usize, fx: &mut Effects<K, C>) {
         self.unparked.remove(&mut self.records, index);
         let record = &mut self.records[index];
-        record.parked = true;
+        record.asked_to_park = true;
         if let Stage::Idle { connection, .. } | Stage::Shared { connection, .. } = &mut record.stage {
-            fx.shed.extend(connection.park());
+            let shed = connection.park();
+            record.parked = shed.is_some();
+            fx.shed.extend(shed);
         }
     }
 
@@ -409,7 +412,8 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             Spot::Shelf => {
                 self.shelf.remove(records, index);
                 host.shelf.remove(records, index);
-                if !std::mem::take(&mut records[index].parked) {
+                records[index].parked = false;
+                if !std::mem::take(&mut records[index].asked_to_park) {
                     self.unparked.remove(records, index);
                 }
             }

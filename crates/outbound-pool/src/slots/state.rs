@@ -121,6 +121,8 @@ pub(super) struct Record<C> {
     /// It takes no more exchanges, for this reason.
     pub(super) why: Option<Why>,
     /// It is idle, and has been asked to be nothing but its socket.
+    pub(super) asked_to_park: bool,
+    /// And it is.
     pub(super) parked: bool,
 }
 

@@ -32,7 +32,9 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             Stage::Shared { streams, .. } => streams,
             _ => 0,
         });
+        let parked = self.records.iter().filter(|(_, record)| record.parked).count();
         Stats {
+            parked,
             connections: self.counts,
             exchanges: streams.sum(),
             waiting: self.undialed,
@@ -91,8 +93,13 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             let Stage::Shared { streams, .. } = record.stage else { continue };
             assert!(streams > 0 || record.why.is_none(), "drained, and not closed");
         }
-        let unparked = records().filter(|record| record.stage.counted() == Counted::Idle && !record.parked);
-        assert_eq!(self.unparked.oldest().is_some(), unparked.count() > 0, "what is idle and not parked is on its list");
+        let unparked =
+            records().filter(|record| record.stage.counted() == Counted::Idle && !record.asked_to_park);
+        assert_eq!(
+            self.unparked.oldest().is_some(),
+            unparked.count() > 0,
+            "what is idle and not parked is on its list"
+        );
         for (index, host) in &self.hosts {
             let mut counts = Counts::default();
             let records = || records().filter(|record| record.host == index);
