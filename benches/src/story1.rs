@@ -100,7 +100,7 @@ fn hyper_util() -> legacy::Client<HttpConnector, Body> {
 fn reqwest(
     options: &Options,
 ) -> Result<
-    impl Service<Request<Body>, Response = Response<reqwest::Body>, Error = BoxError, Future: Send + use<>>
+    impl Service<Request<Body>, Response = Response<reqwest::Body>, Error = BoxError, Future: Send>
     + Clone
     + Send
     + Sync
