@@ -89,7 +89,9 @@ impl Driver {
         state.stage = stage;
         let waker = state.waker.take();
         drop(state);
-        waker.map(Waker::wake);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
         Some(sender)
     }
 
