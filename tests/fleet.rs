@@ -241,8 +241,8 @@ fn simulate(seed: u64) -> Tally {
         befall(&mut sim, &mut random, &mut crashed, &mut cut);
     }
     assert_eq!(calls.load(SeqCst), 1, "seed {seed}: the calls ended");
-    let tally = std::mem::take(&mut *tally.lock().expect("nobody panics with it"));
-    tally
+    let mut tally = tally.lock().expect("nobody panics with it");
+    std::mem::take(&mut tally)
 }
 
 /// About twice a second something happens, until it is time to mend everything.

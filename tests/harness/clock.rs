@@ -19,13 +19,19 @@ pub async fn in_steps<T>(step: Duration, future: impl Future<Output = T>) -> T {
         tokio::select! {
             biased;
             done = &mut future => break done,
-            _ = spawn_blocking(|| std::thread::sleep(TRAVEL)) => advance(step).await,
+            () = travel() => advance(step).await,
         }
     };
     resume();
     drop(thaw);
     let _ = frost.await;
     done
+}
+
+async fn travel() {
+    let (_never, nothing) = mpsc::channel::<()>();
+    let travelled = spawn_blocking(move || nothing.recv_timeout(TRAVEL));
+    let _ = travelled.await;
 }
 
 /// What bytes take from socket to socket on a machine under load; of the wall clock.

@@ -145,7 +145,7 @@ impl Setup {
         let limiter = Limiter::new(self.permits);
         let noted = attempts.clone();
         let client = ServiceBuilder::new()
-            .map_response(|response: Response<_>| response.map(|body| BodyExt::boxed_unsync(body)))
+            .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
             .deadline(self.deadline)
             .layer(RetryLayer::new(policy))
             .map_result(move |result| note(&noted, result))

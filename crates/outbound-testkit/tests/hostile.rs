@@ -313,7 +313,7 @@ async fn frames_are_read_and_written() {
     client.send("PRI * HTTP/2.0\r\n\r").await;
     client.send("\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
     client.expect("\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0").await;
-    client.send("\0\0\x08\x06\0\0\0\0\012345678").await;
+    client.send("\0\0\x08\x06\0\0\0\0\x0012345678").await;
     client.send("\0\0\x01\x01\x05\0\0\0\x03h").await;
     client.expect("\0\0\x04\x03\0\0\0\0\x03\0\0\0\x08").await;
     let requests = upstream.requests(1).await;
