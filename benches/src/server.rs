@@ -1,6 +1,14 @@
 //! The server, which does as little as it can.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -18,7 +26,7 @@ pub(crate) const DELAY: Duration = Duration::from_millis(50);
 /// Listens on a free port of this machine and says which; [`Listening::serve`] answers.
 pub(crate) async fn listen(http: Http) -> io::Result<(SocketAddr, Listening)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    Ok((listener.local_addr()?, Listening { listener, http }))
+    Ok((listener.local_addr()?, Listening { listener, http, accepted: Arc::default() }))
 }
 
 /// A server that nobody runs yet.
@@ -26,6 +34,8 @@ pub(crate) async fn listen(http: Http) -> io::Result<(SocketAddr, Listening)> {
 pub(crate) struct Listening {
     listener: TcpListener,
     http: Http,
+    /// Connections that it has been asked for.
+    pub(crate) accepted: Arc<AtomicUsize>,
 }
 
 impl Listening {
@@ -33,6 +43,7 @@ impl Listening {
     pub(crate) async fn serve(self) {
         loop {
             let Ok((socket, _)) = self.listener.accept().await else { continue };
+            self.accepted.fetch_add(1, Ordering::Relaxed);
             let _ = socket.set_nodelay(true);
             match self.http {
                 Http::H1 => drop(tokio::spawn(serve_h1(socket))),
