@@ -140,8 +140,9 @@ const LIMIT: usize = 50;
 const OUTBOUND: &str = "outbound: pool";
 const LEGACY: &str = "hyper-util legacy + tower's concurrency limit";
 const CLIENTS: [&str; 3] = [OUTBOUND, LEGACY, "reqwest + tower's concurrency limit"];
-const SCENARIOS: [Scenario; 3] = [
+const SCENARIOS: [Scenario; 4] = [
     Scenario { name: "bodies read at once", held: Duration::ZERO, max_idle: usize::MAX },
     Scenario { name: "bodies held for 50 ms", held: Duration::from_millis(50), max_idle: usize::MAX },
     Scenario { name: "max_idle 10", held: Duration::ZERO, max_idle: 10 },
+    Scenario { name: "max_idle 10, held for 50 ms", held: Duration::from_millis(50), max_idle: 10 },
 ];

@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -55,8 +55,7 @@ impl Listening {
 
 /// One connection of HTTP/1.1: heads of at most 8 KiB, no pipelining.
 pub(crate) async fn serve_h1<Io: AsyncRead + AsyncWrite + Unpin>(mut io: Io) {
-    let answers = Answers::new();
-    let mut head = vec![0; 64 * 1024];
+    let mut head = vec![0; 8 * 1024];
     loop {
         let mut filled = 0;
         let end = loop {
@@ -83,7 +82,7 @@ pub(crate) async fn serve_h1<Io: AsyncRead + AsyncWrite + Unpin>(mut io: Io) {
         if work == Work::Delayed {
             tokio::time::sleep(DELAY).await;
         }
-        if io.write_all(answers.of(work)).await.is_err() {
+        if io.write_all(ANSWERS.of(work)).await.is_err() {
             return;
         }
     }
@@ -115,7 +114,7 @@ async fn serve_h2(socket: TcpStream) {
     }
 }
 
-/// What is written, prepared once a connection.
+/// What is written, prepared once.
 struct Answers {
     hello: Vec<u8>,
     large: Vec<u8>,
@@ -140,6 +139,8 @@ impl Answers {
         }
     }
 }
+
+static ANSWERS: LazyLock<Answers> = LazyLock::new(Answers::new);
 
 fn request_target(head: &[u8]) -> Option<&[u8]> {
     head.split(|&byte| byte == b' ').nth(1)

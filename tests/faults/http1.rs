@@ -175,6 +175,18 @@ fn bodies() -> Vec<Row> {
             BROKEN,
         ),
         alike(
+            "chunk_extension",
+            "A chunk extension without end",
+            chunked("5;").forever(Script::new().write("x".repeat(10_000))),
+            BROKEN,
+        ),
+        alike(
+            "trailers",
+            "Trailers without end",
+            chunked("0\r\n").forever(Script::new().write("x: y\r\n".repeat(1_000))),
+            BROKEN,
+        ),
+        alike(
             "until_close",
             "No length, and FIN",
             read().respond(ten().until_close()).close(),

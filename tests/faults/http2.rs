@@ -23,6 +23,13 @@ pub(crate) fn rows() -> Vec<Row> {
         Row::from(Case::new(name, row).served_http2(script, expected, expected))
     };
     let empty: Bytes = (0..10_000).flat_map(|_| [0, 0, 0, DATA, 0, 0, 0, 0, 1]).collect::<Vec<u8>>().into();
+    let (ping, setting_frame) =
+        ([0, 0, 8, PING, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8], [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]);
+    let (pings, settings) = (Bytes::from(ping.repeat(10_000)), Bytes::from(setting_frame.repeat(10_000)));
+    // A literal field, not indexed, of a new name (RFC 7541, 6.2.2), of 10,000 bytes.
+    let field = [&[0, 1, b'x', 0x7f, 0x91, 0x4d][..], &[b'y'; 10_000]].concat();
+    let answered =
+        |script: Script| script.reply_frame(HEADERS, END_HEADERS, OK).reply_frame(DATA, END_STREAM, "hello");
     let push = [&[0, 0, 0, 2][..], OK].concat();
     vec![
         alike("goaway_below", "GOAWAY below the stream: NO_ERROR", below(NO_ERROR), "200; 2 seen; closed"),
@@ -91,6 +98,56 @@ pub(crate) fn rows() -> Vec<Row> {
             "empty_frames",
             "10,000 empty DATA frames",
             head(5).write(empty),
+            "200, then protocol/body/answered; 1 seen; closed",
+        ),
+        alike(
+            "http2_interim_without_end",
+            "Interim responses without end",
+            asked().forever(Script::new().reply_frame(HEADERS, END_HEADERS, PROCESSING)),
+            "too_large/head/maybe; 1 seen; kept",
+        ),
+        alike(
+            "continuation_without_end",
+            "CONTINUATION without end",
+            asked().reply_frame(HEADERS, 0, OK).forever(Script::new().reply_frame(
+                CONTINUATION,
+                0,
+                field.clone(),
+            )),
+            "protocol/head/maybe; 1 seen; closed",
+        ),
+        alike(
+            "long_http2_field",
+            "A head of 100 kB",
+            (0..10)
+                .fold(asked().reply_frame(HEADERS, 0, OK), |script, _| {
+                    script.reply_frame(CONTINUATION, 0, field.clone())
+                })
+                .reply_frame(CONTINUATION, END_HEADERS, field.clone()),
+            "protocol/head/maybe; 1 seen; closed",
+        ),
+        alike(
+            "pings",
+            "10,000 PINGs, then the response",
+            answered(asked().write(pings)),
+            "200; 1 seen; kept",
+        ),
+        alike(
+            "settings",
+            "10,000 SETTINGS, then the response",
+            answered(asked().write(settings)),
+            "200; 1 seen; kept",
+        ),
+        alike(
+            "window_overflow",
+            "WINDOW_UPDATE beyond the greatest window",
+            asked().frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]),
+            "protocol/head/maybe; 1 seen; closed",
+        ),
+        alike(
+            "window_overrun",
+            "DATA of a frame beyond the greatest size",
+            head(99).reply_frame(DATA, 0, vec![b'x'; 20_000]),
             "200, then protocol/body/answered; 1 seen; closed",
         ),
         cited(

@@ -2,21 +2,23 @@
 
 use std::{fs, path::PathBuf};
 
-/// Whether there is a test `name`, which is `crate::file::function`: of `tests/file.rs` or, where there is none, of a source file of
-/// that crate. `tests::file::function` is of this one.
+/// Whether there is a test `name`, which is `crate::file::function`: in the tests or in the sources of that crate. `tests::file::function`
+/// is in this one, `tests::faults::name` a row of the matrix.
 pub fn exists(name: &str) -> bool {
     let Some((path, function)) = name.rsplit_once("::") else { return false };
     let Some((package, file)) = path.split_once("::") else { return false };
     let file = file.replace("::", "/");
     let root = root();
-    let files = match package {
+    let mut files = match package {
         "tests" => vec![root.join(format!("tests/{file}.rs"))],
-        "examples" => vec![root.join(format!("examples/{file}.rs"))],
         _ => vec![
             root.join(format!("crates/{package}/tests/{file}.rs")),
             root.join(format!("crates/{package}/src/{file}.rs")),
         ],
     };
+    if let Ok(parts) = fs::read_dir(root.join("tests").join(&file)) {
+        files.extend(parts.flatten().map(|part| part.path()));
+    }
     let marks = [format!("fn {function}("), format!("\"{function}\"")];
     files
         .iter()
@@ -28,7 +30,7 @@ pub fn exists(name: &str) -> bool {
 pub fn named_in(document: &str) -> impl Iterator<Item = &str> {
     let quoted = document.split('`').skip(1).step_by(2);
     quoted.filter(|name| {
-        let known = ["outbound-", "outbound::", "tests::", "examples::"];
+        let known = ["outbound-", "outbound::", "tests::"];
         known.iter().any(|start| name.starts_with(start)) && name.matches("::").count() >= 2
     })
 }

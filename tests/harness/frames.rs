@@ -12,8 +12,14 @@ pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 /// A request that nobody made.
 pub const PUSH_PROMISE: u8 = 5;
+/// Whether the peer is there.
+pub const PING: u8 = 6;
 /// No more streams.
 pub const GOAWAY: u8 = 7;
+/// Room for more data.
+pub const WINDOW_UPDATE: u8 = 8;
+/// More of a head.
+pub const CONTINUATION: u8 = 9;
 
 /// The flags.
 pub const END_STREAM: u8 = 1;
@@ -33,6 +39,9 @@ pub const CANCEL: [u8; 4] = [0, 0, 0, 8];
 
 /// `:status: 200` (RFC 7541, appendix A).
 pub const OK: &[u8] = &[0x88];
+
+/// `:status: 102`: a literal value of a name in the static table (RFC 7541, 6.2.2).
+pub const PROCESSING: &[u8] = &[0x08, 3, b'1', b'0', b'2'];
 
 /// A server that says what it allows, with these settings besides.
 pub fn settled(settings: &[u8]) -> Script {

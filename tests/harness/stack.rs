@@ -22,10 +22,10 @@ use outbound::{
 };
 use outbound_testkit::{Friendly, Lives, TestBody, Upstream, handler};
 use tokio::{runtime::Handle, task::yield_now};
-use tower::{ServiceBuilder, ServiceExt, util::BoxCloneService};
+use tower::{ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 
 /// The documented stack, whatever its connector.
-pub type Client = BoxCloneService<Request<TestBody>, Response<ResponseBody>, BoxError>;
+pub type Client = BoxCloneSyncService<Request<TestBody>, Response<ResponseBody>, BoxError>;
 
 /// A response body of it.
 pub type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -154,7 +154,7 @@ impl Setup {
             .layer(guard_layer)
             .service(pool.clone());
         Stack {
-            client: client.boxed_clone(),
+            client: BoxCloneSyncService::new(client),
             limiter,
             guard,
             pool: Arc::new(move || pool.stats()),

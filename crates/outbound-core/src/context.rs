@@ -6,7 +6,7 @@ use http::{Extensions, Request, Response, request, response};
 
 use crate::{deadline::Deadline, exchange::Exchange, ledger::Ledger, retries::Retries};
 
-/// A message that carries context: a request or a response, or the parts of one.
+/// A message that carries context: a request or a response, the parts of one, or its extensions alone.
 pub trait Message: sealed::Sealed {
     #[doc(hidden)]
     fn extensions(&self) -> &Extensions;
@@ -90,8 +90,10 @@ impl Attempt {
     /// Puts it on `message`, unless it is the first and `message` carries no context yet: then its absence says as much,
     /// and costs nothing.
     pub fn note(self, message: &mut impl Message) {
-        if self > Self::FIRST || Carried::of(message).is_some() {
-            self.attach(message);
+        match Carried::of(message) {
+            None if self == Self::FIRST => {}
+            Some(carried) if carried.attempt == Some(self) => {}
+            _ => self.attach(message),
         }
     }
 
@@ -207,13 +209,21 @@ impl Carried {
 impl CallContext {
     /// What `message` carries for its call, if it carries anything.
     pub fn of(message: &impl Message) -> Option<Self> {
-        let carried = Carried::of(message)?;
-        Some(Self(Carried { attempt: None, exchange: None, ..carried.clone() }))
+        Carried::of(message).map(Self::from)
     }
 
     /// Puts it on `message`, in place of all that is there.
     pub fn attach(self, message: &mut impl Message) {
         *Carried::on(message) = self.0;
+    }
+}
+
+impl From<&Carried> for CallContext {
+    fn from(carried: &Carried) -> Self {
+        let Carried { deadline, call_site, idempotent, url_template, ref ledger, ref retries, .. } = *carried;
+        let (ledger, retries) = (ledger.clone(), retries.clone());
+        let (attempt, exchange) = (None, None);
+        Self(Carried { deadline, attempt, call_site, idempotent, url_template, exchange, ledger, retries })
     }
 }
 
@@ -241,6 +251,7 @@ message!(Request<B>, B, this => Request::extensions(this), Request::extensions_m
 message!(Response<B>, B, this => Response::extensions(this), Response::extensions_mut(this));
 message!(request::Parts, , this => &this.extensions, &mut this.extensions);
 message!(response::Parts, , this => &this.extensions, &mut this.extensions);
+message!(Extensions, , this => this, this);
 
 mod sealed {
     pub trait Sealed {}

@@ -69,6 +69,7 @@ fn each_key_alone_and_all<M: Message>(name: &str, message: fn() -> M, extensions
 fn on_every_message() {
     each_key_alone_and_all("Request", || Request::new(()), Request::extensions);
     each_key_alone_and_all("Response", || Response::new(()), Response::extensions);
+    each_key_alone_and_all("Extensions", Extensions::new, |extensions| extensions);
     each_key_alone_and_all("request::Parts", || Request::new(()).into_parts().0, |parts| &parts.extensions);
     each_key_alone_and_all("response::Parts", || Response::new(()).into_parts().0, |parts| &parts.extensions);
 }

@@ -52,6 +52,12 @@
 //!
 //! No report names a header, userinfo or query.
 //!
+//! # Who is in the way
+//!
+//! A call that waits in vain learns who keeps it waiting. The acquire timeout of outbound's pool names the line that began the oldest
+//! exchange; a limit outside the guard names the oldest call in its [`Overloaded`](outbound_core::Overloaded), if it is given
+//! [`LeakDetector::witness`]; and [`LeakDetector::holders`] lists, for either error, all that are in the way.
+//!
 //! # Cost
 //!
 //! Nothing is allocated for a call that behaves: its record is the one of a call before. Records are kept in shards, of which each

@@ -5,7 +5,7 @@ use outbound_guard::LeakGuardLayer;
 #[test]
 fn descriptors_are_those_of_this_process() {
     let (_layer, detector) = LeakGuardLayer::pair();
-    let Some(before) = detector.descriptors() else { return };
+    let Some(before) = detector.descriptors() else { return assert!(!cfg!(target_os = "linux")) };
     let files: Vec<_> = (0..50).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
     let after = detector.descriptors().unwrap();
     assert_eq!((after.open, after.limit), (before.open + 50, before.limit));

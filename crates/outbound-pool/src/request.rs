@@ -3,8 +3,8 @@
 use std::mem;
 
 use http::{
-    Extensions, HeaderMap, Request, Uri,
-    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+    Extensions, HeaderMap, Method, Request, Uri,
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
     response,
     uri::Authority,
 };
@@ -49,6 +49,11 @@ impl Call {
             _ => Extensions::new(),
         };
         Self { origin, request, exchange, site, deadline, context, is_idempotent, is_second: false }
+    }
+
+    /// Whether it asks for the connection itself: with HTTP/1.1 one can be had (RFC 9110, 7.8 and 9.3.6).
+    pub(crate) fn is_upgrade(&self) -> bool {
+        self.request.method() == Method::CONNECT || self.request.headers().contains_key(UPGRADE)
     }
 
     /// The record of the exchange, made now if there was none.

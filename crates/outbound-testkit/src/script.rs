@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{Answer, Gate};
+use crate::{Answer, FrameKind, Gate};
 
 /// The steps that a [`Hostile`](crate::Hostile) upstream takes with one connection, in order.
 ///
@@ -31,6 +31,9 @@ pub(crate) enum Step {
     ReadBody,
     ReadExactly(usize),
     FirstByte,
+    Http2,
+    UntilFrame(FrameKind),
+    Mute,
     ReadFrame(u8),
     ReplyFrame { kind: u8, flags: u8, payload: Bytes },
     Write(Bytes),
@@ -82,6 +85,23 @@ impl Script {
     /// Waits for the first byte of the next request, and reads what has come.
     pub fn first_byte(self) -> Self {
         self.step(Step::FirstByte)
+    }
+
+    /// Reads HTTP/2's preface, and from then on everything frame by frame, each of which is noted in
+    /// [`Connection::frames`](crate::Connection::frames). Whenever it reads, it acknowledges SETTINGS and answers pings.
+    /// It says nothing by itself: a server's SETTINGS are a [`Frame`](crate::Frame) that the script writes.
+    pub fn http2(self) -> Self {
+        self.step(Step::Http2)
+    }
+
+    /// Reads frames up to and including the next of this kind that is no acknowledgement.
+    pub fn until_frame(self, kind: FrameKind) -> Self {
+        self.step(Step::UntilFrame(kind))
+    }
+
+    /// From now on pings are not answered, and SETTINGS not acknowledged.
+    pub fn mute(self) -> Self {
+        self.step(Step::Mute)
     }
 
     /// Reads HTTP/2 frames (RFC 9113, 4.1), and the client's preface before them, until one of this type has come.

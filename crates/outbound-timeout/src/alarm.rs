@@ -32,7 +32,7 @@ enum Stage {
     #[default]
     Counting,
     /// The timer was late: so many turns of the reactor are left, so far apart, and none after a deadline that was still to come.
-    Granted { left: u8, every: Duration, until: Option<Instant> },
+    Granted { left: u8, every: Duration, bounded: bool },
     /// So many turns of the reactor are left, as soon as it turns.
     Turning(u8),
 }
@@ -41,19 +41,20 @@ impl Alarm {
     /// Ready once the earliest limit, which `limit` tells, has run out and all grace with it.
     ///
     /// To be polled after what it watches over: ready data beats an expired timer. Whether somebody has `waited` since the last
-    /// poll tells a late timer from a late reader.
+    /// poll tells a late timer from a late reader. It is first armed for what is due as of `from`, which takes no look at the clock.
     pub(crate) fn poll(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         watch: &Watch,
         waited: bool,
+        from: Instant,
         mut limit: impl FnMut(Instant) -> Option<Limit>,
     ) -> Poll<(Limit, Instant)> {
         let mut this = self.project();
         // Who has not waited until now is late for a reason of his own.
         let waited = waited && this.sleep.is_some();
         if this.sleep.is_none() {
-            let Some(limit) = limit(Instant::now()) else { return Poll::Pending };
+            let Some(limit) = limit(from) else { return Poll::Pending };
             this.sleep.set(Some(sleep_until(limit.due)));
         }
         loop {
@@ -65,14 +66,14 @@ impl Alarm {
             let late = now.saturating_duration_since(limit.due);
             match &mut *this.stage {
                 Stage::Counting if late >= LATE => {
-                    if let Some(monitor) = watch.monitor.as_ref().filter(|_| waited) {
+                    if let Some(monitor) = watch.monitor().filter(|_| waited) {
                         monitor.saw(late);
                     }
                     tracing::debug!(limit = limit.name, ?late, "timer fired late: this side was busy");
                     *this.stage = Stage::Granted {
                         left: GRANTED,
                         every: late.min(limit.length()) / u32::from(GRANTED),
-                        until: watch.deadline.map(|deadline| deadline.due).filter(|&due| due > now),
+                        bounded: watch.deadline().is_some_and(|deadline| deadline.due > now),
                     };
                 }
                 Stage::Granted { left, every, .. } if !waited => {
@@ -86,10 +87,10 @@ impl Alarm {
                     sleep.reset(limit.due);
                     Stage::Counting
                 }
-                Stage::Granted { left: left @ 1.., every, until } => {
-                    let next = now + every;
-                    sleep.reset(until.map_or(next, |until| until.min(next)));
-                    Stage::Granted { left: left - 1, every, until }
+                Stage::Granted { left: left @ 1.., every, bounded } => {
+                    let (next, deadline) = (now + every, watch.deadline().filter(|_| bounded));
+                    sleep.reset(deadline.map_or(next, |deadline| deadline.due.min(next)));
+                    Stage::Granted { left: left - 1, every, bounded }
                 }
                 Stage::Counting | Stage::Granted { .. } => Stage::Turning(TURNS),
                 Stage::Turning(0) => return Poll::Ready((limit, now)),

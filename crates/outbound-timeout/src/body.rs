@@ -3,6 +3,7 @@
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Buf;
@@ -28,6 +29,7 @@ pin_project_lite::pin_project! {
         #[pin]
         alarm: Alarm,
         watch: Watch,
+        read_idle: Duration,
         // Since when somebody waits for a frame.
         waiting: Option<Instant>,
         window: Option<Window>,
@@ -35,9 +37,10 @@ pin_project_lite::pin_project! {
 }
 
 impl<B> TimeoutBody<B> {
-    pub(crate) fn new(body: B, watch: Watch) -> Self {
-        let window = watch.limits.throughput.map(Window::first);
-        Self { body: Some(body), alarm: Alarm::default(), watch, waiting: None, window }
+    #[inline]
+    pub(crate) fn new(body: B, watch: Watch, read_idle: Duration) -> Self {
+        let window = watch.throughput().map(Window::first);
+        Self { body: Some(body), alarm: Alarm::default(), watch, read_idle, waiting: None, window }
     }
 }
 
@@ -45,6 +48,7 @@ impl<B: Body<Error: Into<BoxError>>> Body for TimeoutBody<B> {
     type Data = B::Data;
     type Error = BoxError;
 
+    #[inline]
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -63,24 +67,25 @@ impl<B: Body<Error: Into<BoxError>>> Body for TimeoutBody<B> {
             }
             Poll::Ready(Some(Ok(arrived))) => {
                 if waiting.take().is_some() {
-                    this.alarm.disarm(watch.monitor.as_ref());
+                    this.alarm.disarm(watch.monitor());
                 }
                 if let Some(window) = window {
                     window.arrived(arrived.data_ref().map_or(0, Buf::remaining));
                 }
                 // An endless body that never keeps anybody waiting ends at the deadline too.
-                if watch.deadline.is_none_or(|deadline| Instant::now() < deadline.due) {
+                if !watch.is_past_deadline() {
                     return frame;
                 }
             }
             Poll::Ready(_) => return frame,
         }
         let limit = |now| {
-            let idle = waiting.and_then(|since| Limit::new("read-idle", since, watch.limits.read_idle));
+            let idle = waiting.and_then(|since| Limit::new("read-idle", since, *this.read_idle));
             let slow = waiting.and(window.as_mut()).and_then(|window| window.limit(now));
-            Limit::first([watch.deadline, idle, slow])
+            Limit::sooner(Limit::sooner(watch.deadline(), idle), slow)
         };
-        let Poll::Ready((limit, now)) = this.alarm.poll(cx, watch, waited, limit) else {
+        let from = waiting.unwrap_or(watch.begun());
+        let Poll::Ready((limit, now)) = this.alarm.poll(cx, watch, waited, from, limit) else {
             return frame;
         };
         // The connection goes now, and not when the caller drops the body.
@@ -88,10 +93,12 @@ impl<B: Body<Error: Into<BoxError>>> Body for TimeoutBody<B> {
         Poll::Ready(Some(Err(watch.no_end(limit, now))))
     }
 
+    #[inline]
     fn is_end_stream(&self) -> bool {
         self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
+    #[inline]
     fn size_hint(&self) -> SizeHint {
         self.body.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
     }

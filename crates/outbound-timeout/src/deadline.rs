@@ -1,12 +1,13 @@
 //! One budget for each call.
 
 use std::{
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use http::{Request, Response};
-use outbound_core::{BoxError, Deadline, Exchange};
+use outbound_core::{BoxError, Carried, Deadline};
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -14,7 +15,7 @@ use tower_service::Service;
 use crate::{
     body::TimeoutBody,
     future::ResponseFuture,
-    limit::{Limits, Watch},
+    limit::{Extras, Limits, Watch},
     stall::StallMonitor,
 };
 
@@ -25,7 +26,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct DeadlineLayer {
     total: Duration,
-    monitor: Option<StallMonitor>,
+    extras: Option<Arc<Extras>>,
 }
 
 /// What [`DeadlineLayer`] makes of a service.
@@ -41,13 +42,13 @@ impl DeadlineLayer {
     /// The last frame of the response must be there within `total` of the call. [`Duration::MAX`] leaves it to the deadline that
     /// a request brings; with zero nothing is ever sent.
     pub fn new(total: Duration) -> Self {
-        Self { total, monitor: None }
+        Self { total, extras: None }
     }
 
     /// Has `monitor` learn from these timers too.
     #[must_use]
     pub fn stall_monitor(mut self, monitor: &StallMonitor) -> Self {
-        self.monitor = Some(monitor.clone());
+        Extras::of(&mut self.extras).monitor = Some(monitor.clone());
         self
     }
 }
@@ -75,13 +76,16 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let DeadlineLayer { total, monitor } = self.layer.clone();
         let begun = Instant::now();
-        begun.checked_add(total).map_or(Deadline::NEVER, Deadline::at).tighten(&mut request);
+        let total = begun.checked_add(self.layer.total).map_or(Deadline::NEVER, Deadline::at);
+        let carried = Carried::on(&mut request);
+        let deadline = total.earlier(carried.deadline.unwrap_or_default());
+        carried.deadline = Some(deadline);
         // Only one that is there already: with a retry in between each attempt has its own.
-        let exchange = Exchange::of(&request);
-        let watch = Watch::new(begun, Limits::NONE, Deadline::of(&request), exchange, monitor);
-        ResponseFuture::new(watch, || self.inner.call(request))
+        let exchange = carried.exchange.clone();
+        let watch = Watch::new(begun, Some(deadline), exchange, self.layer.extras.clone());
+        ResponseFuture::new(watch, Limits::NONE, || self.inner.call(request))
     }
 }

@@ -11,7 +11,7 @@ use outbound_core::BoxError;
 use crate::{
     alarm::Alarm,
     body::TimeoutBody,
-    limit::{Limit, Watch},
+    limit::{Limits, Watch},
 };
 
 pin_project_lite::pin_project! {
@@ -20,20 +20,28 @@ pin_project_lite::pin_project! {
     /// Drop it at any time: what it waited for is dropped with it.
     #[derive(Debug)]
     pub struct ResponseFuture<F> {
+        // None before anything was sent, or after a limit ran out.
         #[pin]
         response: Option<F>,
-        barred: Option<Limit>,
+        barred: Option<BoxError>,
         #[pin]
         alarm: Alarm,
         watch: Watch,
+        limits: Limits,
     }
 }
 
 impl<F> ResponseFuture<F> {
     /// Nothing is sent if a limit has run out already.
-    pub(crate) fn new(watch: Watch, send: impl FnOnce() -> F) -> Self {
-        let barred = watch.barred();
-        Self { response: barred.is_none().then(send), barred, alarm: Alarm::default(), watch }
+    #[inline]
+    pub(crate) fn new(watch: Watch, limits: Limits, send: impl FnOnce() -> F) -> Self {
+        match watch.barred(&limits) {
+            None => Self { response: Some(send()), barred: None, alarm: Alarm::default(), watch, limits },
+            Some(limit) => {
+                let barred = Some(limit.barred());
+                Self { response: None, barred, alarm: Alarm::default(), watch, limits }
+            }
+        }
     }
 }
 
@@ -44,23 +52,30 @@ where
 {
     type Output = Result<Response<TimeoutBody<B>>, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let watch = &*this.watch;
         let Some(response) = this.response.as_mut().as_pin_mut() else {
-            return this.barred.take().map_or(Poll::Pending, |limit| Poll::Ready(Err(limit.barred())));
+            return this.barred.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
         };
-        if let Poll::Ready(result) = response.poll(cx) {
-            this.alarm.disarm(watch.monitor.as_ref());
-            return Poll::Ready(match result {
-                Ok(response) => Ok(response.map(|body| TimeoutBody::new(body, watch.clone()))),
-                Err(error) => Err(error.into()),
-            });
+        let (watch, limits) = (this.watch, this.limits);
+        match response.poll(cx) {
+            Poll::Ready(Ok(response)) => {
+                this.alarm.disarm(watch.monitor());
+                Poll::Ready(Ok(response.map(|body| TimeoutBody::new(body, watch.take(), limits.read_idle))))
+            }
+            Poll::Ready(Err(error)) => {
+                this.alarm.disarm(watch.monitor());
+                Poll::Ready(Err(error.into()))
+            }
+            Poll::Pending => {
+                let limit = |now| watch.until_head(limits, now);
+                let (limit, now) = ready!(this.alarm.poll(cx, watch, true, watch.begun(), limit));
+                // The connection goes now, and not when the caller drops the future.
+                let error = watch.no_head(limit, now);
+                this.response.set(None);
+                Poll::Ready(Err(error))
+            }
         }
-        let (limit, now) = ready!(this.alarm.poll(cx, watch, true, |now| watch.until_head(now)));
-        // The connection goes now, and not when the caller drops the future.
-        let error = watch.no_head(limit, now);
-        this.response.set(None);
-        Poll::Ready(Err(error))
     }
 }

@@ -1,6 +1,6 @@
 //! What a call is judged by.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use outbound_core::{BoxError, Deadline, Elapsed, Exchange, Phase};
 use tokio::time::Instant;
@@ -21,17 +21,22 @@ pub(crate) struct Limits {
     pub(crate) head: Duration,
     pub(crate) write_idle: Duration,
     pub(crate) read_idle: Duration,
-    pub(crate) throughput: Option<Throughput>,
 }
 
-/// All that one call is judged by, first while its head is awaited and then while its body is read.
-#[derive(Clone, Debug)]
+/// What few layers are told.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extras {
+    pub(crate) throughput: Option<Throughput>,
+    pub(crate) monitor: Option<StallMonitor>,
+}
+
+/// What one call is judged by besides, first while its head is awaited and then while its body is read.
+#[derive(Debug)]
 pub(crate) struct Watch {
     begun: Instant,
-    pub(crate) deadline: Option<Limit>,
-    pub(crate) limits: Limits,
+    deadline: Option<Instant>,
     exchange: Option<Exchange>,
-    pub(crate) monitor: Option<StallMonitor>,
+    extras: Option<Arc<Extras>>,
 }
 
 // === Limit ===
@@ -51,9 +56,12 @@ impl Limit {
         Elapsed::new(Phase::Queue, self.length()).named(self.name).into()
     }
 
-    /// The one that runs out first, and of two at the very same instant the one named first.
-    pub(crate) fn first(limits: impl IntoIterator<Item = Option<Self>>) -> Option<Self> {
-        limits.into_iter().flatten().min_by_key(|limit| limit.due)
+    /// Which of the two runs out sooner; at the very same instant `first`.
+    pub(crate) fn sooner(first: Option<Self>, second: Option<Self>) -> Option<Self> {
+        match (first, second) {
+            (Some(first), Some(second)) if second.due < first.due => Some(second),
+            (first, second) => first.or(second),
+        }
     }
 }
 
@@ -61,7 +69,16 @@ impl Limit {
 
 impl Limits {
     pub(crate) const NONE: Self =
-        Self { head: Duration::MAX, write_idle: Duration::MAX, read_idle: Duration::MAX, throughput: None };
+        Self { head: Duration::MAX, write_idle: Duration::MAX, read_idle: Duration::MAX };
+}
+
+// === Extras ===
+
+impl Extras {
+    /// Those of a layer that is being made.
+    pub(crate) fn of(extras: &mut Option<Arc<Self>>) -> &mut Self {
+        Arc::make_mut(extras.get_or_insert_default())
+    }
 }
 
 // === Watch ===
@@ -69,25 +86,50 @@ impl Limits {
 impl Watch {
     pub(crate) fn new(
         begun: Instant,
-        limits: Limits,
         deadline: Option<Deadline>,
         exchange: Option<Exchange>,
-        monitor: Option<StallMonitor>,
+        extras: Option<Arc<Extras>>,
     ) -> Self {
-        let deadline =
-            deadline.and_then(Deadline::instant).map(|due| Limit { name: "deadline", from: begun, due });
-        Self { begun, deadline, limits, exchange, monitor }
+        Self { begun, deadline: deadline.and_then(Deadline::instant), exchange, extras }
+    }
+
+    /// The same, for the body to go on with.
+    pub(crate) fn take(&mut self) -> Self {
+        Self { exchange: self.exchange.take(), extras: self.extras.take(), ..*self }
+    }
+
+    /// When the call began: nothing is due earlier than what is due then.
+    pub(crate) fn begun(&self) -> Instant {
+        self.begun
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Limit> {
+        self.deadline.map(|due| Limit { name: "deadline", from: self.begun, due })
+    }
+
+    pub(crate) fn is_past_deadline(&self) -> bool {
+        self.deadline.is_some_and(|due| due <= Instant::now())
+    }
+
+    pub(crate) fn monitor(&self) -> Option<&StallMonitor> {
+        self.extras.as_ref()?.monitor.as_ref()
+    }
+
+    pub(crate) fn throughput(&self) -> Option<Throughput> {
+        self.extras.as_ref()?.throughput
     }
 
     /// Why nothing may be sent at all: a limit that ran out before it began.
-    pub(crate) fn barred(&self) -> Option<Limit> {
-        let head = Limit::new(HEAD, self.begun, self.limits.head);
-        Limit::first([self.deadline, head]).filter(|limit| limit.due <= self.begun)
+    pub(crate) fn barred(&self, limits: &Limits) -> Option<Limit> {
+        if self.deadline.is_some_and(|due| due <= self.begun) {
+            return self.deadline();
+        }
+        limits.head.is_zero().then_some(Limit { name: HEAD, from: self.begun, due: self.begun })
     }
 
     /// What runs out first while the head is awaited. A limit that has not begun to count could begin now, and not earlier:
     /// so none of them ever runs out sooner than it was said to before.
-    pub(crate) fn until_head(&self, now: Instant) -> Option<Limit> {
+    pub(crate) fn until_head(&self, limits: &Limits, now: Instant) -> Option<Limit> {
         let sent = self.exchange.as_ref().map_or(self.begun, |exchange| match exchange.phase() {
             // Nobody below reports.
             Phase::Queue => self.begun,
@@ -100,11 +142,9 @@ impl Watch {
             _ => now,
         });
         let untaken = self.exchange.as_ref().and_then(Exchange::unmoved_since).unwrap_or(now);
-        Limit::first([
-            self.deadline,
-            Limit::new(HEAD, sent, self.limits.head),
-            Limit::new("write-idle", untaken, self.limits.write_idle),
-        ])
+        let head = Limit::new(HEAD, sent, limits.head);
+        let write_idle = Limit::new("write-idle", untaken, limits.write_idle);
+        Limit::sooner(Limit::sooner(self.deadline(), head), write_idle)
     }
 
     /// `limit` ran out before the head came. What nobody reports on may have been sent.

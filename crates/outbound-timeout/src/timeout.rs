@@ -1,12 +1,13 @@
 //! Limits for each attempt.
 
 use std::{
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use http::{Request, Response};
-use outbound_core::{BoxError, Deadline, Exchange};
+use outbound_core::{BoxError, Carried, Exchange};
 use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -14,7 +15,7 @@ use tower_service::Service;
 use crate::{
     body::TimeoutBody,
     future::ResponseFuture,
-    limit::{Limits, Watch},
+    limit::{Extras, Limits, Watch},
     stall::StallMonitor,
     throughput::Throughput,
 };
@@ -23,7 +24,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct TimeoutLayer {
     limits: Limits,
-    monitor: Option<StallMonitor>,
+    extras: Option<Arc<Extras>>,
 }
 
 /// What [`TimeoutLayer`] makes of a service.
@@ -41,8 +42,8 @@ impl TimeoutLayer {
     ///
     /// The two idle limits are as long until they are set. [`Duration::MAX`] is no limit; with zero nothing is ever sent.
     pub fn new(head: Duration) -> Self {
-        let limits = Limits { head, write_idle: head, read_idle: head, throughput: None };
-        Self { limits, monitor: None }
+        let limits = Limits { head, write_idle: head, read_idle: head };
+        Self { limits, extras: None }
     }
 
     /// For how long the peer may take nothing of a request that there is something to send of; as long as the head unless set.
@@ -65,14 +66,14 @@ impl TimeoutLayer {
     /// How fast the response body must at least be; as slow as it likes unless set.
     #[must_use]
     pub fn throughput(mut self, throughput: Throughput) -> Self {
-        self.limits.throughput = Some(throughput);
+        Extras::of(&mut self.extras).throughput = Some(throughput);
         self
     }
 
     /// Has `monitor` learn from these timers too.
     #[must_use]
     pub fn stall_monitor(mut self, monitor: &StallMonitor) -> Self {
-        self.monitor = Some(monitor.clone());
+        Extras::of(&mut self.extras).monitor = Some(monitor.clone());
         self
     }
 }
@@ -100,10 +101,13 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let exchange = Exchange::track(&mut request);
-        let TimeoutLayer { limits, monitor } = self.layer.clone();
-        let watch = Watch::new(Instant::now(), limits, Deadline::of(&request), Some(exchange), monitor);
-        ResponseFuture::new(watch, || self.inner.call(request))
+        let begun = Instant::now();
+        let carried = Carried::on(&mut request);
+        let exchange = carried.exchange.get_or_insert_with(|| Exchange::begun_at(begun)).clone();
+        let TimeoutLayer { limits, extras } = &self.layer;
+        let watch = Watch::new(begun, carried.deadline, Some(exchange), extras.clone());
+        ResponseFuture::new(watch, *limits, || self.inner.call(request))
     }
 }

@@ -19,7 +19,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower_service::Service;
 
-use super::{Connect, encrypted::For, report};
+use super::{Connect, encrypted::For, http1_only, report};
 
 /// Encrypts what `C` opens for `https` URIs, and leaves what it opens for `http` alone. Inside another `Tls` it encrypts only the way to
 /// a [`Proxy`](super::Proxy): the rest is that one's.
@@ -39,11 +39,11 @@ pub struct Tls<C> {
 #[non_exhaustive]
 pub enum Protocols {
     /// HTTP/1.1 alone.
-    #[default]
     Http1,
     /// HTTP/2 alone: a server that does not choose it is not spoken to, but fails with [`NoHttp2`].
     Http2,
-    /// HTTP/2, and HTTP/1.1 where the server does not know it.
+    /// HTTP/2, and HTTP/1.1 where the server does not know it, or the request is an upgrade or a `CONNECT`.
+    #[default]
     Both,
 }
 
@@ -92,7 +92,7 @@ impl<C> Tls<C> {
         Self { inner, connector: Arc::new(config).into(), protocols: Protocols::default() }
     }
 
-    /// The versions of HTTP that the server may choose from; HTTP/1.1 alone by default. A proxy is offered that in any case.
+    /// The versions of HTTP that the server may choose from; both by default. A proxy is offered that in any case.
     #[must_use]
     pub fn protocols(mut self, protocols: Protocols) -> Self {
         self.protocols = protocols;
@@ -129,7 +129,11 @@ impl<C: Connect> Service<Uri> for Tls<C> {
             let name = name.unwrap_or(Err(rustls::pki_types::InvalidDnsNameError))?;
             let io = opening.await.map_err(Into::into)?;
             report(Phase::Tls);
-            let protocols = if For::now() == Some(For::Proxy) { Protocols::Http1 } else { protocols };
+            let protocols = match protocols {
+                _ if For::now() == Some(For::Proxy) => Protocols::Http1,
+                Protocols::Both if http1_only() => Protocols::Http1,
+                chosen => chosen,
+            };
             let stream = connector.with_alpn(protocols.alpn()).connect(name, TokioIo::new(io)).await?;
             if protocols == Protocols::Http2 && !is_h2(&stream) {
                 return Err(NoHttp2.into());

@@ -35,6 +35,22 @@ impl<const LINK: usize> List<LINK> {
         (self.tail != NONE).then_some(self.tail)
     }
 
+    /// The newest that is `such`.
+    pub(super) fn newest_such<T: Linked>(
+        &self,
+        entries: &mut Slab<T>,
+        such: impl Fn(&T) -> bool,
+    ) -> Option<usize> {
+        let mut next = self.newest()?;
+        while let Some(entry) = entries.get_mut(next) {
+            if such(entry) {
+                return Some(next);
+            }
+            next = entry.links()[LINK].before;
+        }
+        None
+    }
+
     pub(super) fn push(&mut self, entries: &mut Slab<impl Linked>, key: usize) {
         entries[key].links()[LINK] = Link { before: self.tail, after: NONE };
         match self.newest() {

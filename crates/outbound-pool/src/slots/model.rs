@@ -22,7 +22,7 @@ impl Share for u32 {
 }
 
 fn ask() -> Ask {
-    Ask { ticket: None, site: None, now: Now::read(), nature: Nature::Exclusive }
+    Ask { ticket: None, site: None, now: Now::read(), nature: Nature::Exclusive, apart: false }
 }
 
 /// No limit but these.
@@ -137,7 +137,10 @@ mod random {
     impl World {
         fn step(&mut self, slots: &Arc<Slots<Key, Conn>>, step: Move, next: &mut Conn) {
             match step {
-                Move::Ask(host) => match slots.acquire(&host, Ask { nature: nature(host), ..ask() }) {
+                // The last of the hosts is the first once more, apart.
+                Move::Ask(host) => match slots
+                    .acquire(&(host % 3), Ask { nature: nature(host), apart: host == 3, ..ask() })
+                {
                     Ok(Acquire::Now(lease)) => self.leases.push(lease),
                     Ok(Acquire::Later(waiting)) => self.waiters.push((host, waiting, Arc::default())),
                     Err(_) => {}

@@ -28,7 +28,8 @@ pub(super) struct State<K, C> {
     /// Somebody listens to what happens.
     pub(super) observed: bool,
     pub(super) hosts: Slab<Host<K>>,
-    pub(super) by_key: HashMap<K, usize>,
+    /// Those for whoever takes what there is, and those that are kept apart.
+    pub(super) by_key: [HashMap<K, usize>; 2],
     pub(super) records: Slab<Record<C>>,
     pub(super) waiters: Slab<Waiter<C>>,
     /// All idle records, the least recently used first.
@@ -78,6 +79,7 @@ pub(crate) struct Now {
 
 pub(super) struct Host<K> {
     pub(super) key: K,
+    pub(super) apart: bool,
     pub(super) nature: Nature,
     pub(super) counts: Counts,
     pub(super) shelf: List<HOST>,
@@ -222,6 +224,8 @@ pub(crate) struct Ask {
     pub(crate) now: Now,
     /// What the host's connections are taken for until one is open.
     pub(crate) nature: Nature,
+    /// Only a connection will do that was opened for such as this one.
+    pub(crate) apart: bool,
 }
 
 /// A connection, as far as the machine is concerned.
@@ -241,7 +245,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             closers: Vec::new(),
             observed: false,
             hosts: Slab::new(),
-            by_key: HashMap::new(),
+            by_key: [HashMap::new(), HashMap::new()],
             records: Slab::new(),
             waiters: Slab::new(),
             shelf: List::new(),
@@ -267,7 +271,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         if self.closed {
             return Err(Refusal::Closed);
         }
-        let host = self.by_key.get(key).copied();
+        let host = self.host(key, ask.apart);
         let found = host.and_then(|host| self.find(host, ask.now, fx));
         // Who has had a place does not lose it to the limit on newcomers.
         if found.is_none() && ask.ticket.is_none() {
@@ -277,7 +281,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         if let Some(index) = found {
             return Ok(Acquired::Now(ticket, self.take(index, ask.now.at, ask.site, fx)));
         }
-        let host = host.unwrap_or_else(|| self.open_host(key, ask.nature));
+        let host = host.unwrap_or_else(|| self.open_host(key, ask.apart, ask.nature));
         let waiter = self.waiters.insert(Waiter {
             host,
             ticket,
@@ -371,7 +375,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         nature: Nature,
         fx: &mut Effects<K, C>,
     ) -> Vec<RecordId> {
-        let host = self.by_key.get(key).copied().unwrap_or_else(|| self.open_host(key, nature));
+        let host = self.host(key, false).unwrap_or_else(|| self.open_host(key, false, nature));
         let mut reserved = Vec::new();
         let wanted = wanted.min(self.limits.per_host);
         while self.counts.open() < self.limits.total && !self.shut {
@@ -624,6 +628,13 @@ impl<C> Stage<C> {
 // === Counts ===
 
 impl Counts {
+    pub(super) fn add(&mut self, other: Self) {
+        self.dialing += other.dialing;
+        self.active += other.active;
+        self.idle += other.idle;
+        self.closing += other.closing;
+    }
+
     pub(super) fn of(&mut self, counted: Counted) -> &mut usize {
         match counted {
             Counted::Dialing => &mut self.dialing,
