@@ -5,6 +5,7 @@ use std::{alloc::System, hint::black_box};
 use http::{Request, Uri};
 use outbound_core::{Attempt, CallSite, Deadline, Exchange, Idempotent, Origin, Phase};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use tokio::time::Instant;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
