@@ -124,6 +124,7 @@ impl Builder {
     }
 
     /// Connections open at once to one origin, counted likewise.
+    /// Where HTTP/2 is spoken, those that upgrades and `CONNECT` take for themselves are counted apart, as many again (Go does so, too).
     pub const fn max_connections_per_host(mut self, connections: usize) -> Self {
         self.max_connections_per_host = Some(connections);
         self

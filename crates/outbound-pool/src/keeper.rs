@@ -28,6 +28,8 @@ pub(crate) struct Keeper {
     task: Mutex<Option<AbortHandle>>,
     keys: AtomicU64,
     drivers: Mutex<HashMap<u64, Option<AbortHandle>>>,
+    /// Whatever is still to be driven is not: a dial may end when all is over. Changes under the lock of `drivers`.
+    aborted: AtomicBool,
     /// What has been opened, or used again, may be due before all others.
     news: Notify,
 }
@@ -40,6 +42,7 @@ impl Keeper {
             task: Mutex::default(),
             keys: AtomicU64::new(0),
             drivers: Mutex::default(),
+            aborted: AtomicBool::new(false),
             news: Notify::new(),
         })
     }
@@ -55,21 +58,28 @@ impl Keeper {
             let _driven = driven;
             connection.await;
         });
-        self.meet(key, Some(driver.abort_handle()));
+        if self.meet(key, Some(driver.abort_handle())) {
+            driver.abort();
+        }
         driver
     }
 
-    /// Who comes first, the task's handle or its end, leaves an entry; who comes second takes it away.
-    fn meet(&self, key: u64, driver: Option<AbortHandle>) {
+    /// Who comes first, the task's handle or its end, leaves an entry; who comes second takes it away. Tells whether all was aborted.
+    fn meet(&self, key: u64, driver: Option<AbortHandle>) -> bool {
         let mut drivers = lock(&self.drivers);
         if drivers.remove(&key).is_none() {
             drivers.insert(key, driver);
         }
+        self.aborted.load(Relaxed)
     }
 
     /// Closes every socket that is still open.
     pub(crate) fn abort(&self) {
-        let drivers: Vec<_> = lock(&self.drivers).values().flatten().cloned().collect();
+        let drivers: Vec<_> = {
+            let drivers = lock(&self.drivers);
+            self.aborted.store(true, Relaxed);
+            drivers.values().flatten().cloned().collect()
+        };
         drivers.iter().for_each(AbortHandle::abort);
     }
 

@@ -40,7 +40,8 @@
 //!   [`Failure::of`](outbound_core::Failure::of) reads them all. Timeouts are `TransportError`s with an `Elapsed` inside.
 //! - **Panics** if polled outside a Tokio runtime with I/O and time enabled.
 //!
-//! HTTP/1.1, and HTTP/2 where the connector has negotiated it or `http2_prior_knowledge` says so. A `Host` header is added where the request has none; userinfo in a URI is never sent, nor logged.
+//! HTTP/1.1, and HTTP/2 where the connector has negotiated it or `http2_prior_knowledge` says so. An upgrade or a `CONNECT` takes a
+//! connection that speaks HTTP/1.1, and leaves the pool with it (`hyper::upgrade::on` has it); it counts until its socket is closed. A `Host` header is added where the request has none; userinfo in a URI is never sent, nor logged.
 //!
 //! ```text
 //! Pool ── call ──► slots: an idle connection? ── asks its socket ──► Sending ──► Body ──► back to slots

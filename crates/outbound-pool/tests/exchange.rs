@@ -257,6 +257,34 @@ async fn a_response_before_the_end_of_the_upload_ends_its_connection() {
     }
 }
 
+/// RFC 9110, 10.1.1. hyper does not wait for the 100, so that the body may be on its way already.
+#[tokio::test]
+async fn a_final_answer_where_the_request_expects_100_continue() {
+    for (name, script, reused) in [
+        (
+            "100 first",
+            Script::new().read_head().respond(Answer::new(100, "")).read_body().answer(200, "ok"),
+            1,
+        ),
+        ("the body is read", Script::new().read_head().read_body().answer(417, "no"), 1),
+        ("the body is not read", Script::new().read_head().answer(417, "no").close(), 0),
+    ] {
+        let upstream = Hostile::new(Script::new().forever(script)).start();
+        let pool = pool();
+        for _ in 0..2 {
+            let mut request = request(Method::POST, upstream.uri("/"), TestBody::from("hello"));
+            request.headers_mut().insert(header::EXPECT, "100-continue".parse().unwrap());
+            let answered = fetch(&pool, request).await.expect(name);
+            assert_eq!(answered.status() == StatusCode::OK, name == "100 first", "{name}");
+            if reused == 0 {
+                until(&pool, "the close", |stats| stats.connections.open() == 0).await;
+            }
+        }
+        assert_eq!(quiet(&pool).await.totals.reused, reused, "{name}");
+        leaves_nothing(name, pool, &[&upstream]).await;
+    }
+}
+
 /// A body that hyper stops polling once the length is reached, before the body has said that it is over.
 #[tokio::test]
 async fn an_upload_whose_length_is_reached_is_over_although_its_end_is_unannounced() {

@@ -343,20 +343,38 @@ async fn a_syn_that_nobody_answers() {
 }
 
 #[tokio::test]
-async fn a_connector_without_descriptors() {
-    // EMFILE on every Unix.
-    let connector = service_fn(|_: Uri| async {
-        Err::<hyper_util::rt::TokioIo<tokio::net::TcpStream>, _>(io::Error::from_raw_os_error(24))
-    });
-    let pool = Pool::builder().build(connector).unwrap();
-    let error = fetch(&pool, get(uri("a.example"))).await.unwrap_err();
-    let failure = Failure::of(&*error);
-    assert_eq!((failure.kind(), failure.delivery()), (Kind::Exhausted, Delivery::NotSent), "{error}");
-    assert_eq!(
-        normal(&error.to_string(), failure.origin().unwrap()),
-        "http://ADDR: out of descriptors or ports while connecting after T, nothing was sent"
-    );
-    assert_eq!(pool.stats().connections.open(), 0);
+async fn a_connector_without_descriptors_or_ports() {
+    for (name, error) in
+        [("EMFILE", libc_error::EMFILE), ("ENFILE", libc_error::ENFILE), ("no port", libc_error::NO_PORT)]
+    {
+        let connector = service_fn(move |_: Uri| async move {
+            Err::<hyper_util::rt::TokioIo<tokio::net::TcpStream>, _>(io::Error::from_raw_os_error(error))
+        });
+        let pool = Pool::builder().build(connector).unwrap();
+        let error = fetch(&pool, get(uri("a.example"))).await.unwrap_err();
+        let failure = Failure::of(&*error);
+        assert_eq!(
+            (failure.kind(), failure.delivery()),
+            (Kind::Exhausted, Delivery::NotSent),
+            "{name}: {error}"
+        );
+        assert_eq!(
+            normal(&error.to_string(), failure.origin().unwrap()),
+            "http://ADDR: out of descriptors or ports while connecting after T, nothing was sent",
+            "{name}"
+        );
+        assert_eq!(pool.stats().connections.open(), 0, "{name}");
+    }
+}
+
+/// Linux's numbers; those of the first two are every Unix's.
+mod libc_error {
+    pub(super) const EMFILE: i32 = 24;
+    pub(super) const ENFILE: i32 = 23;
+    #[cfg(target_os = "linux")]
+    pub(super) const NO_PORT: i32 = 99;
+    #[cfg(not(target_os = "linux"))]
+    pub(super) const NO_PORT: i32 = 49;
 }
 
 // === names ===

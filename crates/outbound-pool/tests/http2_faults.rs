@@ -380,6 +380,20 @@ async fn a_server_that_leaves_before_it_says_anything() {
     }
 }
 
+#[tokio::test]
+async fn who_gives_up_before_the_settings_leaves_nothing() {
+    let upstream = Hostile::new(Script::new().http2()).then(healthy()).start();
+    let pool = build(builder().max_connections(1));
+    let (call, next) = (start(&pool, &upstream), start(&pool, &upstream));
+    upstream.accepted(1).await;
+    until_frames(&upstream, "the client's SETTINGS", 0, FrameKind::SETTINGS, 1).await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    assert_eq!(next.await.unwrap().unwrap().body(), "hello", "the next one dials");
+    assert_eq!(upstream.sightings().connections.len(), 2);
+    leaves_nothing("given up", pool, &[&upstream]).await;
+}
+
 // === how many streams ===
 
 type Call = tokio::task::JoinHandle<Result<http::Response<Bytes>, outbound_core::BoxError>>;

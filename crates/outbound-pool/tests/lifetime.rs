@@ -5,8 +5,11 @@ mod support;
 use std::time::Duration;
 
 use outbound_core::{Delivery, Failure, Kind};
-use outbound_pool::{Pool, What, Why};
-use outbound_testkit::{Answer, Friendly, Hostile, Script, handler};
+use outbound_pool::{
+    Pool, What, Why,
+    connect::{Tcp, Tls},
+};
+use outbound_testkit::{Answer, Certificate, Friendly, Gate, Hostile, Script, handler};
 use support::*;
 
 #[tokio::test]
@@ -70,6 +73,27 @@ async fn a_closed_pool_serves_nobody_and_has_no_sockets() {
     let failure = Failure::of(&*late);
     assert_eq!((failure.kind(), failure.delivery()), (Kind::Canceled, Delivery::NotSent), "{late}");
     pool.close(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_pool_that_is_closed_while_it_dials_tells_so_and_closes_the_socket() {
+    let gate = Gate::new("the handshake");
+    let stalls = Script::new().before_handshake(Script::new().first_byte().wait(&gate));
+    let local = Certificate::local();
+    let upstream = Hostile::new(stalls).tls(local.clone()).start();
+    let pool = build_with(Tls::new(Tcp::new(), local.client([])));
+    let call = tokio::spawn({
+        let (pool, request) = (pool.clone(), get(upstream.uri("/")));
+        async move { fetch(&pool, request).await.unwrap_err() }
+    });
+    gate.arrived(1).await;
+    pool.close(Duration::from_secs(5)).await;
+    let error = call.await.unwrap();
+    let failure = Failure::of(&*error);
+    assert_eq!((failure.kind(), failure.delivery()), (Kind::Canceled, Delivery::NotSent), "{error}");
+    assert_eq!(pool.stats().connections.open(), 0);
+    gate.open();
+    upstream.all_closed().await;
 }
 
 #[tokio::test]

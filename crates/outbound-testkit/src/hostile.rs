@@ -425,6 +425,5 @@ impl Line {
     }
 }
 
-/// What an HTTP/2 client begins with (RFC 9113, 3.4).
 const HEADERS: u8 = 1;
 const END_STREAM: u8 = 1;

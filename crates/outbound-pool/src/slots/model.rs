@@ -1,17 +1,13 @@
 //! The machine against its invariants: random moves (proptest), and every interleaving of a few threads (loom).
 
+use std::time::Duration;
 #[cfg(not(outbound_loom))]
 use std::{
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
-    task::{Wake, Waker},
-};
-use std::{
-    task::{Context, Poll},
-    time::Duration,
+    task::Wake,
 };
 
 use super::*;
-#[cfg(not(outbound_loom))]
 use crate::events::Why;
 
 /// Of even number: for one exchange at a time. Of odd number: for several.
@@ -620,6 +616,86 @@ mod told {
         });
     }
 
+    /// A machine that was suspended for an hour has not noticed on its monotonic clock.
+    #[test]
+    fn what_was_idle_for_too_long_by_the_wall_clock_is_not_used_again() {
+        let hour = Duration::from_secs(3_600);
+        for (name, wakes, reused) in [
+            ("at once", Now::read(), true),
+            ("an hour later", Now { wall: Now::read().wall + hour, ..Now::read() }, false),
+            ("the clock was set back", Now { wall: Now::read().wall - hour, ..Now::read() }, true),
+        ] {
+            let slots = machine(1, 1);
+            let (socket, held) = open(&slots, "a", 1);
+            held.release();
+            let acquired = slots.acquire(&"a", Ask { now: wakes, ..ask() });
+            assert_eq!(matches!(acquired, Ok(Acquire::Now(_))), reused, "{name}");
+            assert_eq!(slots.stats().totals.expired, u64::from(!reused), "{name}");
+            drop((acquired, socket));
+        }
+    }
+
+    #[test]
+    fn those_opened_together_do_not_end_together_but_none_too_early_or_too_late() {
+        const LIFETIME: Duration = Duration::from_secs(1_000);
+        let lives = |seed| {
+            let limits = Limits { lifetime: Some(LIFETIME), seed, ..limits_of(1, 1, 1) };
+            (1..=1_000).map(|serial| limits.jittered_lifetime(serial).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(lives(7), lives(7), "the same seed, the same jitter");
+        assert_ne!(lives(7), lives(8));
+        for seed in 0..10 {
+            let lives = lives(seed);
+            assert!(lives.iter().all(|&life| life <= LIFETIME && life >= LIFETIME * 9 / 10), "seed {seed}");
+            // Each hundredth of the lifetime has its share of the ends.
+            for tenth in 0..10 {
+                let from = LIFETIME * 9 / 10 + LIFETIME / 100 * tenth;
+                let ends =
+                    lives.iter().filter(|&&life| life >= from && life <= from + LIFETIME / 100).count();
+                assert!((60..140).contains(&ends), "seed {seed}: {ends} of 1,000 end in tenth {tenth}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_idle_connection_that_allows_no_exchange_is_given_to_nobody_until_it_does() {
+        let slots = machine(2, 1);
+        let shared = Ask { nature: Nature::Unknown, ..ask() };
+        let Ok(Acquire::Later(mut first)) = slots.acquire(&"a", shared) else { panic!("nothing is open") };
+        let socket = slot(&mut first);
+        let held = socket.share(1, 5, first.ticket(), None);
+        drop(first);
+        socket.resize(0);
+        held.release();
+        assert_eq!(slots.stats().connections.idle, 1);
+        let Ok(Acquire::Later(mut next)) = slots.acquire(&"a", shared) else { panic!("it allows none") };
+        assert!(poll(&mut next).is_pending(), "its host is full");
+        socket.resize(1);
+        assert_eq!(*lease(&mut next), 1);
+        drop((next, socket));
+    }
+
+    #[test]
+    fn what_is_kept_apart_is_for_its_like_but_counts_in_total() {
+        let slots = machine(2, 1);
+        let apart = Ask { apart: true, ..ask() };
+        let (socket, held) = open(&slots, "a", 1);
+        held.release();
+        let Ok(Acquire::Later(mut first)) = slots.acquire(&"a", apart) else { panic!("nothing is open") };
+        let other = slot(&mut first);
+        other.lease(2, first.ticket(), None).release();
+        drop(first);
+        let stats = slots.stats();
+        assert_eq!((stats.origins.len(), stats.origins[0].connections.idle), (1, 2), "{stats:?}");
+        for (ask, connection) in [(ask(), 1), (apart, 2)] {
+            let Ok(Acquire::Now(lease)) = slots.acquire(&"a", ask) else { panic!("one is idle") };
+            assert_eq!(*lease, connection);
+            lease.release();
+        }
+        assert!(poll(&mut wait(&slots, "b")).is_pending(), "in total there is no room");
+        drop((socket, other));
+    }
+
     #[test]
     fn beyond_its_idle_limits_the_longest_idle_is_closed() {
         for (name, idle, idle_per_host, kept) in [
@@ -823,6 +899,132 @@ mod interleaved {
             exchange(&slots, 1);
             closes.join().unwrap();
             slots.with(|state, _| state.check());
+            assert!(slots.is_empty());
+        });
+    }
+
+    /// For a connection that carries several.
+    fn shared() -> Ask {
+        Ask { nature: Nature::Unknown, ..ask() }
+    }
+
+    /// One exchange of several on a connection; `None` if the machine is closed. Returned is the socket, if it was opened for this one.
+    fn stream(slots: &Machine, room: usize) -> Option<Option<Slot<u8, u32>>> {
+        let (lease, socket) = match slots.acquire(&1, shared()).ok()? {
+            Acquire::Now(lease) => (lease, None),
+            Acquire::Later(mut waiting) => match block_on(std::future::poll_fn(|cx| waiting.poll(cx))) {
+                Turn::Reuse(lease) => (lease, None),
+                Turn::Dial(slot) => (slot.share(1, room, waiting.ticket(), None), Some(slot)),
+                Turn::Closed => return None,
+            },
+        };
+        slots.with(|state, _| state.check());
+        lease.release();
+        Some(socket)
+    }
+
+    /// The first exchange of a shared connection.
+    fn opened(slots: &Machine, room: usize) -> (Arc<Slot<u8, u32>>, Lease<u8, u32>) {
+        let Ok(Acquire::Later(mut waiting)) = slots.acquire(&1, shared()) else { unreachable!() };
+        let Turn::Dial(socket) = block_on(std::future::poll_fn(|cx| waiting.poll(cx))) else {
+            unreachable!()
+        };
+        let lease = socket.share(1, room, waiting.ticket(), None);
+        (Arc::new(socket), lease)
+    }
+
+    #[test]
+    fn two_exchanges_over_a_connection_that_carries_one_at_a_time_or_both() {
+        for room in [1, 2] {
+            model(move || {
+                let slots = machine(1, 1);
+                let other = slots.clone();
+                let thread = thread::spawn(move || drop(stream(&other, room)));
+                drop(stream(&slots, room));
+                thread.join().unwrap();
+                assert!(slots.is_empty());
+            });
+        }
+    }
+
+    #[test]
+    fn a_peer_that_allows_none_and_then_one_while_an_exchange_ends_and_another_begins() {
+        model(|| {
+            let slots = machine(1, 1);
+            let (socket, lease) = opened(&slots, 1);
+            let other = slots.clone();
+            let begins = thread::spawn(move || drop(stream(&other, 1)));
+            let peer = socket.clone();
+            let changes = thread::spawn(move || {
+                peer.resize(0);
+                peer.resize(1);
+            });
+            lease.release();
+            changes.join().unwrap();
+            begins.join().unwrap();
+            slots.with(|state, _| state.check());
+            drop(socket);
+            assert!(slots.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_connection_takes_no_more_while_one_exchange_ends_and_another_begins() {
+        model(|| {
+            let slots = machine(1, 1);
+            let (socket, lease) = opened(&slots, 2);
+            let other = slots.clone();
+            let begins = thread::spawn(move || drop(stream(&other, 2)));
+            socket.condemn(Why::Drained);
+            lease.release();
+            slots.with(|state, _| state.check());
+            drop(socket);
+            begins.join().unwrap();
+            assert!(slots.is_empty());
+        });
+    }
+
+    #[test]
+    fn the_end_of_a_life_while_the_connection_comes_back() {
+        model(|| {
+            let limits = Limits { lifetime: Some(Duration::ZERO), ..limits_of(1, 1, 9) };
+            let slots: Machine = Slots::new(limits);
+            let Err(mut first) = waiter(&slots, 1) else { unreachable!() };
+            let Turn::Dial(socket) = block_on(std::future::poll_fn(|cx| first.poll(cx))) else {
+                unreachable!()
+            };
+            let lease = socket.lease(1, 0, None);
+            drop(first);
+            let other = slots.clone();
+            let expires = thread::spawn(move || other.expire());
+            lease.release();
+            expires.join().unwrap();
+            slots.with(|state, _| state.check());
+            slots.expire();
+            let stats = slots.stats();
+            assert_eq!((stats.connections.idle, stats.totals.retired), (0, 1));
+            drop(socket);
+            assert!(slots.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_machine_that_is_closed_tells_who_waits_and_ends_with_its_last_socket() {
+        model(|| {
+            let slots = machine(1, 1);
+            let (socket, lease) = opened(&slots, 1);
+            let other = slots.clone();
+            let waits = thread::spawn(move || drop(stream(&other, 1)));
+            let closing = slots.clone();
+            let closes = thread::spawn(move || {
+                closing.close();
+                block_on(std::future::poll_fn(|cx| closing.poll_closed(cx)));
+                assert!(closing.is_empty());
+            });
+            lease.release();
+            drop(socket);
+            closes.join().unwrap();
+            waits.join().unwrap();
             assert!(slots.is_empty());
         });
     }

@@ -610,7 +610,7 @@ impl Now {
 
 impl Limits {
     /// The lifetime of one connection: up to a tenth shorter than the limit, so that those opened together do not end together.
-    fn jittered_lifetime(&self, serial: u64) -> Option<Duration> {
+    pub(super) fn jittered_lifetime(&self, serial: u64) -> Option<Duration> {
         let mut bits = self.seed ^ serial.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
