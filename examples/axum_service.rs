@@ -10,21 +10,25 @@ use axum::{
     extract::{FromRef, Path, State},
     routing::get,
 };
+use bytes::Bytes;
 use clap::Parser;
 use http::{Request, Response, StatusCode};
 use opentelemetry::metrics::MeterProvider;
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use outbound::{
-    Body, BoxError, ClientExt, Pool, ResponseExt, ServiceBuilderExt, UrlTemplate,
+    Body, BoxError, Client, ClientExt, LeakGuardLayer, Pool, ResponseExt, ServiceBuilderExt, TelemetryLayer,
+    UrlTemplate,
     axum::{InboundDeadlineLayer, Outbound, UpstreamFailed},
-    limit::Limiter,
-    pool::connect::Tcp,
+    limit::{ConcurrencyLimitLayer, Limiter},
+    pool::connect::{Matcher, Tcp},
     retry::{Budget, Ratio, RetryLayer, Standard},
-    telemetry::{ConnectionsLayer, RemoteContextLayer, watch_budget, watch_limit, watch_pool},
+    telemetry::{
+        ConnectionsLayer, RemoteContextLayer, Telemetry, watch_budget, watch_guard, watch_limit, watch_pool,
+    },
 };
 use prometheus::{Registry, TextEncoder};
 use tokio::{net::TcpListener, task::JoinSet};
-use tower::{Layer, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 
 #[derive(Debug, Parser)]
 struct Options {
@@ -36,13 +40,17 @@ struct Options {
     listen: SocketAddr,
 }
 
-type Client = BoxCloneSyncService<Request<Body>, Response<axum::body::Body>, BoxError>;
+/// The preset. A layer around it sees calls, each with all its attempts.
+type Users = Telemetry<Client>;
 
+/// A stack spelled out. A layer within sees attempts.
+type Prices = BoxCloneSyncService<Request<Body>, Response<axum::body::Body>, BoxError>;
+
+/// The state of the router: one client for each upstream and the whole process, of which each handler has a clone.
 #[derive(Clone)]
 struct App {
-    client: Client,
-    users: SocketAddr,
-    prices: SocketAddr,
+    users: (Users, SocketAddr),
+    prices: (Prices, SocketAddr),
     metrics: Registry,
 }
 
@@ -56,24 +64,29 @@ async fn main() -> Result<(), BoxError> {
     let meters = SdkMeterProvider::builder().with_reader(exporter).build();
     let meter = meters.meter("axum_service");
 
-    // One client for the process: it is the state of the router, and each handler has a clone.
+    let telemetry = TelemetryLayer::new(&meter);
+    let client = Client::builder().proxy(Matcher::builder().build()).build()?;
+
     let pool = Pool::builder().max_connections(50).build(ConnectionsLayer::new(&meter).layer(Tcp::new()))?;
     let (limiter, budget) = (Limiter::new(64), Budget::new(Ratio::default().floor(1)));
-    let client = ServiceBuilder::new()
+    let (guard, leaks) = LeakGuardLayer::pair();
+    let stack = ServiceBuilder::new()
         .map_response(|response: Response<_>| response.map(axum::body::Body::new))
         .deadline(Duration::from_secs(30))
         .layer(RetryLayer::new(Standard::default()).budget(budget.clone()))
-        .telemetry(&meter)
-        .concurrency(limiter.clone())
+        .layer(telemetry.clone())
+        .layer(ConcurrencyLimitLayer::new(limiter.clone()).witness(leaks.witness()))
         .attempt_timeout(Duration::from_secs(5))
+        .layer(guard)
         .service(pool.clone());
     let _watches = (
-        watch_pool(&meter, "upstreams", &pool),
-        watch_limit(&meter, "upstreams", move || limiter.stats()),
-        watch_budget(&meter, "upstreams", &budget),
+        (watch_pool(&meter, "users", client.pool()), watch_guard(&meter, "users", client.leaks())),
+        (watch_pool(&meter, "prices", &pool), watch_guard(&meter, "prices", &leaks)),
+        watch_limit(&meter, "prices", move || limiter.stats()),
+        watch_budget(&meter, "prices", &budget),
     );
 
-    let app = App { client: Client::new(client), users, prices, metrics };
+    let app = App { users: (telemetry.layer(client), users), prices: (Prices::new(stack), prices), metrics };
     let app = Router::new()
         .route("/users/{id}", get(user))
         .route("/prices/{id}", get(price))
@@ -92,31 +105,41 @@ async fn main() -> Result<(), BoxError> {
     demonstrate(address).await
 }
 
-async fn user(client: Outbound<Client>, app: State<App>, Path(id): Path<u32>) -> Answer {
-    ask(client, UrlTemplate::new("/users/{id}"), format!("http://{}/users/{id}", app.users)).await
+async fn user(client: Outbound<Users>, app: State<App>, Path(id): Path<u32>) -> Answer {
+    ask(client, UrlTemplate::new("/users/{id}"), format!("http://{}/users/{id}", app.users.1)).await
 }
 
-async fn price(client: Outbound<Client>, app: State<App>, Path(id): Path<u32>) -> Answer {
-    ask(client, UrlTemplate::new("/prices/{id}"), format!("http://{}/prices/{id}?key=secret", app.prices))
+async fn price(client: Outbound<Prices>, app: State<App>, Path(id): Path<u32>) -> Answer {
+    ask(client, UrlTemplate::new("/prices/{id}"), format!("http://{}/prices/{id}?key=secret", app.prices.1))
         .await
 }
 
 type Answer = Result<Response<axum::body::Body>, UpstreamFailed>;
 
 /// The answer as it comes; one that is an error is a failure, and so is no answer.
-async fn ask(client: Outbound<Client>, template: UrlTemplate, uri: String) -> Answer {
+async fn ask<C, B>(client: Outbound<C>, template: UrlTemplate, uri: String) -> Answer
+where
+    C: Service<Request<Body>, Response = Response<B>, Error = BoxError>,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
     let mut request = Request::get(uri).body(Body::empty())?;
     template.attach(&mut request);
-    Ok(client.oneshot(request).await?.error_for_status().await?)
+    Ok(client.oneshot(request).await?.map(axum::body::Body::new).error_for_status().await?)
 }
 
 async fn page(State(App { metrics, .. }): State<App>) -> Result<String, UpstreamFailed> {
     Ok(TextEncoder::new().encode_to_string(&metrics.gather())?)
 }
 
-impl FromRef<App> for Client {
+impl FromRef<App> for Users {
     fn from_ref(app: &App) -> Self {
-        app.client.clone()
+        app.users.0.clone()
+    }
+}
+
+impl FromRef<App> for Prices {
+    fn from_ref(app: &App) -> Self {
+        app.prices.0.clone()
     }
 }
 
@@ -185,6 +208,7 @@ async fn demonstrate(address: SocketAddr) -> Result<(), BoxError> {
     );
     assert_eq!(told(&["http_client_active_requests{"]), 0.0);
     assert_eq!(told(&["outbound_limit_in_use{"]), 0.0);
+    assert_eq!(told(&["outbound_guard_open{"]), 0.0);
     assert_eq!(told(&["http_client_open_connections{", r#"state="active""#]), 0.0);
     assert!(!page.contains("secret"));
     Ok(())

@@ -35,6 +35,8 @@ fn calls_retries_and_bodies_work_without_a_runtime() -> Result<(), BoxError> {
     assert_eq!(put().send()?.text()?, "[1, 2, 3]");
     assert_eq!(put().send()?.bytes()?, "[1, 2, 3]");
     assert!(put().send()?.bytes_within(4).is_err());
+    assert!(put().send()?.text_within(4).is_err());
+    assert!(put().send()?.json_within::<Vec<u32>>(4).is_err());
     let mut read = String::new();
     put().body(Body::blocking_reader(&b"from a reader"[..])).send()?.read_to_string(&mut read)?;
     assert_eq!(read, "[1, 2, 3]");
@@ -78,6 +80,20 @@ fn threads_share_it_and_its_connections_go_with_it() {
     upstream.until_blocking("all to be closed", |seen| seen.open == 0);
 }
 
+#[test]
+fn a_closed_one_has_no_sockets_and_serves_nobody() {
+    let upstream = serving(Answer::new(200, "hello"));
+    let client = client();
+    client.get(upstream.uri("/")).send().unwrap().text().unwrap();
+    assert_eq!(client.as_async().pool().stats().connections.idle, 1);
+    client.close().unwrap();
+    assert_eq!(client.as_async().pool().stats().connections.open(), 0);
+    upstream.until_blocking("its socket to be closed", |seen| seen.open == 0);
+    let late = client.get(upstream.uri("/")).send().unwrap_err();
+    assert_eq!(Failure::of(&*late).kind(), Kind::Canceled, "{late}");
+    client.close().unwrap();
+}
+
 #[tokio::test]
 async fn inside_a_runtime_it_says_so_and_sends_nothing() {
     let upstream = serving(Answer::new(200, "hello"));
@@ -89,6 +105,14 @@ async fn inside_a_runtime_it_says_so_and_sends_nothing() {
         error.to_string(),
         "the request cannot be sent: a blocking call inside a Tokio runtime would stop one of its workers"
     );
+    assert!(find::<InsideRuntime>(&*client.close().unwrap_err()).is_some());
+    let (client, uri) = tokio::task::spawn_blocking(move || {
+        let error = client.get(uri.clone()).send().unwrap_err();
+        assert!(find::<InsideRuntime>(&*error).is_some(), "its blocking pool is inside too");
+        (client, uri)
+    })
+    .await
+    .unwrap();
     assert!(upstream.sightings().requests.is_empty());
 
     // A thread of one's own is outside, and a response may come in.

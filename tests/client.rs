@@ -1,17 +1,31 @@
 //! Every setting of the preset `Client` does what it says, as the server sees it.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    process::Command,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use http::{HeaderMap, Method, StatusCode, header::AUTHORIZATION};
+use http::{HeaderMap, Method, StatusCode, Version, header::AUTHORIZATION};
 use outbound::{
-    Body, BoxError, Client, ClientExt, Elapsed, Failure, Kind, Overloaded, Phase, ResponseExt,
+    Body, BoxError, Client, ClientExt, Delivery, Elapsed, Failure, Kind, LeakGuardLayer, Overloaded, Phase,
+    ResponseExt,
     client::{ClientBuilder, Concurrency, Contradiction},
     find,
+    guard::Leak,
     limit::Aimd,
+    pool::connect::{Matcher, NoHttp2, Protocols},
     retry::{Backoff, Budget, IdempotencyKey, Jitter, Ratio},
 };
-use outbound_testkit::{Answer, BlackHole, Certificate, Gate, Hostile, Script, Upstream};
-use tokio::time::Instant;
+use outbound_testkit::{Answer, BlackHole, Certificate, Friendly, Gate, Hostile, Script, Upstream, handler};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
 
 type Row = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
 
@@ -22,7 +36,8 @@ macro_rules! rows {
 const SETTINGS: &[Row] = rows! {
     base_url default_header secret_header bearer_auth basic_auth
     total_timeout head_timeout read_timeout write_timeout pool_timeout resolve_timeout connect_timeout tls_timeout
-    max_connections max_connections_per_host max_idle max_idle_per_host idle_timeout max_waiting tls_config
+    max_connections max_connections_per_host max_idle max_idle_per_host idle_timeout max_lifetime max_waiting
+    protocols http2_prior_knowledge proxy leak_guard tls_config
     max_attempts backoff retry_after_cap retry_budget idempotency_key concurrency redirects decompression
 };
 
@@ -40,20 +55,16 @@ fn every_setting_does_what_it_says() {
 #[test]
 fn no_setting_is_forgotten() {
     let source = include_str!("../crates/outbound/src/client/builder.rs");
-    let setters = source.lines().filter_map(|line| {
-        let line = line.trim_start();
-        let plain = line.strip_prefix("pub fn ").and_then(|rest| rest.split(['(', '<']).next());
-        // Inside `settings!`: `name: Type,`, with nothing else on the line.
-        let listed = || {
-            let (name, kind) = line.strip_suffix(',')?.split_once(": ")?;
-            let is_setter = ["Duration", "usize", "u32", "bool"].contains(&kind) && !name.contains(' ');
-            is_setter.then_some(name)
-        };
-        plain.or_else(listed)
-    });
+    let plain =
+        source.lines().filter_map(|line| line.trim_start().strip_prefix("pub fn ")?.split(['(', '<']).next());
+    // Inside `settings!`: `name: Type,`.
+    let blocks = source.split("    settings! {\n").skip(1).filter_map(|rest| rest.split("\n    }\n").next());
+    let listed = blocks.flat_map(str::lines).filter_map(|line| line.trim_start().split_once(": "));
+    let listed = listed.map(|(name, _)| name).filter(|name| !name.starts_with("///"));
+    let is_setter = |name: &&str| !["$name", "build", "setting"].contains(name);
     let docs = include_str!("../crates/outbound/src/client/mod.rs");
     let mut found = 0;
-    for setter in setters.filter(|setter| !["$name", "build", "setting"].contains(setter)) {
+    for setter in plain.filter(is_setter).chain(listed) {
         assert!(SETTINGS.iter().any(|(name, _)| *name == setter), "{setter} has no row");
         assert!(docs.contains(&format!("`{setter}`")), "{setter} has no line in the table of defaults");
         found += 1;
@@ -72,8 +83,9 @@ fn hello() -> Upstream {
     upstream(Answer::new(200, "hello"))
 }
 
+/// Whatever the environment says of proxies.
 fn builder() -> ClientBuilder {
-    Client::builder()
+    Client::builder().proxy(Matcher::builder().build())
 }
 
 /// Makes one call, and reads its response.
@@ -278,6 +290,17 @@ async fn idle_timeout() {
     assert!(upstream.ended(0).await.by_peer());
 }
 
+async fn max_lifetime() {
+    let upstream = hello();
+    let client = builder().max_lifetime(20 * SECOND).build().unwrap();
+    for (second, connections) in [(0, 1), (17, 1), (40, 2)] {
+        tokio::time::sleep(second * SECOND).await;
+        call(&client, &upstream).await.unwrap();
+        assert_eq!(upstream.sightings().connections.len(), connections, "{second} s later");
+    }
+    assert!(upstream.ended(0).await.by_peer());
+}
+
 async fn max_waiting() {
     let upstream = Hostile::new(Script::new().read_head().stall()).start();
     for (name, one) in [("pool", builder().max_connections(1)), ("permits", builder().concurrency(1))] {
@@ -288,6 +311,130 @@ async fn max_waiting() {
         let error = client.get(upstream.uri("/second")).send().await.unwrap_err();
         assert!(find::<Overloaded>(&*error).is_some(), "{name}: {error}");
         holds.abort();
+    }
+}
+
+async fn protocols() {
+    let certificate = Certificate::local();
+    let both = certificate.clone().alpn(["h2", "http/1.1"]);
+    let h2 = Friendly::new(handler::hello).http2().tls(both.clone()).start();
+    let h1 = || Friendly::new(handler::hello).tls(both.clone()).start();
+    let unaware = Friendly::new(handler::hello).tls(certificate.clone()).start();
+    let client = || builder().tls_config(certificate.client([]));
+    let http1 = client().protocols(Protocols::Http1);
+    let http2 = || client().protocols(Protocols::Http2);
+    #[rustfmt::skip]
+    let cases = [
+        ("default, and it knows HTTP/2",   client(), &h2,      Version::HTTP_2),
+        ("default, and it does not",       client(), &unaware, Version::HTTP_11),
+        ("HTTP/1.1 where it would choose", http1,    &h1(),    Version::HTTP_11),
+        ("HTTP/2",                         http2(),  &h2,      Version::HTTP_2),
+    ];
+    for (name, client, upstream, version) in cases {
+        let response = client.build().unwrap().get(upstream.uri("/")).send().await.unwrap();
+        assert_eq!(response.version(), version, "{name}");
+        assert_eq!(response.text().await.unwrap(), "hello", "{name}");
+    }
+    let error = call(&http2().build().unwrap(), &unaware).await.unwrap_err();
+    assert!(find::<NoHttp2>(&*error).is_some(), "{error}");
+}
+
+async fn http2_prior_knowledge() {
+    let upstream = Friendly::new(handler::hello).http2().start();
+    let client = builder().http2_prior_knowledge(true).build().unwrap();
+    assert_eq!(client.get(upstream.uri("/")).send().await.unwrap().version(), Version::HTTP_2);
+    let unaware = builder().build().unwrap();
+    assert!(call(&unaware, &upstream).await.is_err(), "it is no HTTP/1.1 server");
+}
+
+async fn proxy() {
+    let certificate = Certificate::local();
+    let (plain, secure) = (hello(), Friendly::new(handler::hello).tls(certificate.clone()).start());
+    let relay = Relay::start().await;
+    let through = || Matcher::builder().all(format!("http://me:hush@{}", relay.addr));
+    let client = |matcher: Matcher| {
+        Client::builder().proxy(matcher).tls_config(certificate.client([])).build().unwrap()
+    };
+    for (name, matcher, plain_says, asked) in [
+        ("no host", Matcher::builder().build(), "hello", vec![]),
+        ("no such host", through().no("127.0.0.1").build(), "hello", vec![]),
+        (
+            "all hosts",
+            through().build(),
+            "the proxy",
+            vec![format!("GET http://{}/", plain.addr()), format!("CONNECT {}", secure.addr())],
+        ),
+    ] {
+        let client = client(matcher);
+        assert_eq!(call(&client, &plain).await.unwrap().1, plain_says, "{name}");
+        assert_eq!(call(&client, &secure).await.unwrap().1, "hello", "{name}");
+        assert_eq!(relay.asked.lock().unwrap().split_off(0), asked, "{name}");
+    }
+}
+
+/// A proxy, and the first two words of whatever it was asked.
+struct Relay {
+    addr: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Relay {
+    async fn start() -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let relay = Self { addr: listener.local_addr().unwrap(), asked: Arc::default() };
+        let asked = relay.asked.clone();
+        tokio::spawn(async move {
+            loop {
+                let (client, _) = listener.accept().await.unwrap();
+                tokio::spawn(Self::serve(client, asked.clone()));
+            }
+        });
+        relay
+    }
+
+    /// Opens a tunnel, or answers itself.
+    async fn serve(mut client: TcpStream, asked: Arc<Mutex<Vec<String>>>) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(client.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.to_lowercase().contains("proxy-authorization: basic bwu6ahvzaa=="), "{head}");
+        let words: Vec<_> = head.split(' ').take(2).collect();
+        asked.lock().unwrap().push(words.join(" "));
+        if words[0] == "CONNECT" {
+            let mut origin = TcpStream::connect(words[1]).await.unwrap();
+            // What a kernel holds back, it holds back on a clock that does not jump.
+            client.set_nodelay(true).unwrap();
+            origin.set_nodelay(true).unwrap();
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let _ = copy_bidirectional(&mut client, &mut origin).await;
+        } else {
+            client.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nthe proxy").await.unwrap();
+        }
+    }
+}
+
+async fn leak_guard() {
+    let upstream = hello();
+    for (name, limit, told) in [("default", None, 0), ("shorter", Some(3 * SECOND), 1)] {
+        let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+        let hears = heard.clone();
+        let guard = LeakGuardLayer::builder().callback(move |leak: &Leak| {
+            hears.lock().unwrap().push(leak.to_string());
+        });
+        let client = builder().leak_guard(match limit {
+            Some(limit) => guard.held(limit),
+            None => guard,
+        });
+        let client = client.build().unwrap();
+        let response = client.get(upstream.uri("/")).send().await.unwrap();
+        let line = format!("client.rs:{}", line!() - 1);
+        tokio::time::sleep(4 * SECOND).await;
+        let heard = heard.lock().unwrap().split_off(0);
+        assert_eq!(heard.len(), told, "{name}: {heard:?}");
+        assert!(heard.iter().all(|leak| leak.contains("held") && leak.contains(&line)), "{name}: {heard:?}");
+        drop(response);
     }
 }
 
@@ -457,6 +604,127 @@ async fn a_redirect_from_https_to_http_is_not_followed() {
     assert!(plain.sightings().requests.is_empty());
 }
 
+/// Each row is a process of its own, because the environment belongs to the whole of one.
+#[tokio::test]
+async fn proxies_are_those_of_the_environment_unless_somebody_says_otherwise() {
+    if let Ok(uri) = std::env::var("OUTBOUND_TEST_URI") {
+        let mut client = Client::builder().max_attempts(1);
+        if std::env::var("OUTBOUND_TEST_NO_PROXY").is_ok() {
+            client = client.proxy(Matcher::builder().build());
+        }
+        let said = match client.build().unwrap().get(uri).send().await {
+            Ok(response) => response.text().await.unwrap(),
+            Err(error) => error.to_string(),
+        };
+        return print!("<{said}>");
+    }
+    let serving = |answer| {
+        let script = Script::new().forever(Script::new().exchange(answer));
+        Hostile::new(script).own_thread().start()
+    };
+    let origin = serving(Answer::new(200, "the origin"));
+    let proxy = serving(Answer::new(200, "the proxy"));
+    let guarded = serving(Answer::new(403, ""));
+    let (http, https) = (origin.uri("/").to_string(), "https://a.example/".to_owned());
+    let (at, at_guarded) = (format!("http://{}", proxy.addr()), format!("http://me:hush@{}", guarded.addr()));
+    let refused = format!("https://a.example through the proxy http://{}: ", guarded.addr());
+    for (name, uri, variables, expected) in [
+        ("none", &http, &[][..], "the origin"),
+        ("HTTP_PROXY", &http, &[("HTTP_PROXY", &*at)], "the proxy"),
+        ("HTTPS_PROXY for http", &http, &[("HTTPS_PROXY", &at)], "the origin"),
+        ("HTTPS_PROXY for https", &https, &[("HTTPS_PROXY", &at_guarded)], &refused),
+        ("NO_PROXY", &http, &[("ALL_PROXY", &at), ("NO_PROXY", "a.example,127.0.0.1")], "the origin"),
+        ("NO_PROXY for others", &http, &[("ALL_PROXY", &at), ("NO_PROXY", "a.example")], "the proxy"),
+        ("the builder", &http, &[("HTTP_PROXY", &at), ("OUTBOUND_TEST_NO_PROXY", "1")], "the origin"),
+    ] {
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "proxies_are_those_of_the_environment_unless_somebody_says_otherwise"]);
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUEST_METHOD"] {
+            child.env_remove(name).env_remove(name.to_lowercase());
+        }
+        let child = child.arg("--nocapture").env("OUTBOUND_TEST_URI", uri).envs(variables.iter().copied());
+        let output = child.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let said = said.split_once('<').and_then(|(_, rest)| rest.split_once('>')).unwrap_or_default().0;
+        assert!(said.starts_with(expected), "{name}: {said}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(!said.contains("hush"), "{name}: {said}");
+    }
+    assert_eq!(guarded.sightings().requests[0].target, "a.example:443");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_client_has_no_sockets_and_serves_nobody() {
+    let upstream = upstream(Answer::new(200, vec![b'x'; 1 << 20]));
+    let client = builder().build().unwrap();
+    call(&client, &upstream).await.unwrap();
+    let response = client.get(upstream.uri("/")).send().await.unwrap();
+    call(&client, &upstream).await.unwrap();
+    assert_eq!(client.pool().stats().connections.open(), 2, "one idle, one with a response");
+
+    let closing = tokio::spawn({
+        let client = client.clone();
+        async move { client.close().await }
+    });
+    tokio::time::sleep(10 * SECOND).await;
+    assert!(!closing.is_finished(), "it waits for what goes on");
+    assert_eq!(client.pool().stats().connections.open(), 1, "what is idle is closed at once");
+    let late = client.get(upstream.uri("/")).send().await.unwrap_err();
+    let failure = Failure::of(&*late);
+    assert_eq!((failure.kind(), failure.delivery()), (Kind::Canceled, Delivery::NotSent), "{late}");
+    assert_eq!(response.bytes().await.unwrap().len(), 1 << 20);
+    closing.await.unwrap();
+    assert_eq!(client.pool().stats().connections.open(), 0);
+    upstream.all_closed().await;
+
+    let begun = Instant::now();
+    client.close().await;
+    assert_eq!(begun.elapsed(), Duration::ZERO, "there is nothing left to close");
+}
+
+/// What does not end by itself is closed when no call could go on any more.
+#[tokio::test(start_paused = true)]
+async fn closing_waits_no_longer_than_a_call_may_take() {
+    let upstream = upstream(Answer::new(200, vec![b'x'; 8 << 20]));
+    let client = builder().total_timeout(7 * SECOND).head_timeout(SECOND).build().unwrap();
+    let response = client.get(upstream.uri("/")).send().await.unwrap();
+    let begun = Instant::now();
+    client.close().await;
+    assert_eq!(begun.elapsed(), 7 * SECOND);
+    assert_eq!(client.pool().stats().connections.open(), 0);
+    upstream.all_closed().await;
+    assert!(response.bytes().await.is_err());
+}
+
+#[tokio::test]
+async fn a_client_that_is_dropped_with_a_body_out_names_the_line() {
+    let upstream = hello();
+    let client = builder().build().unwrap();
+    let leaks = client.leaks().clone();
+    call(&client, &upstream).await.unwrap();
+    drop(client);
+    assert_eq!(leaks.stats().totals.clients_dropped, 0, "its bodies are back");
+
+    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+    let hears = heard.clone();
+    let guard = LeakGuardLayer::builder().callback(move |leak: &Leak| {
+        hears.lock().unwrap().push(leak.to_string());
+    });
+    let client = builder().leak_guard(guard).build().unwrap();
+    let response = client.get(upstream.uri("/")).send().await.unwrap();
+    let line = format!("client.rs:{}", line!() - 1);
+    let leaks = client.leaks().clone();
+    let site = leaks.snapshot()[0].site.unwrap();
+    assert!(site.to_string().contains(&line), "{site}");
+    drop(client.clone());
+    assert_eq!(leaks.stats().totals.clients_dropped, 0, "there is another clone");
+    drop(client);
+    let told = heard.lock().unwrap().split_off(0);
+    let [told] = &told[..] else { panic!("{told:?}") };
+    assert!(told.starts_with("client dropped with 1 response open") && told.contains(&line), "{told}");
+    assert_eq!(response.text().await.unwrap(), "hello", "the body is the caller's still");
+    leaks.assert_no_leaks();
+}
+
 #[test]
 fn settings_that_make_no_sense_are_told_by_name() {
     let zero = Duration::ZERO;
@@ -473,8 +741,11 @@ fn settings_that_make_no_sense_are_told_by_name() {
         ("head_timeout",    builder().head_timeout(zero)),
         ("pool_timeout",    builder().pool_timeout(zero)),
         ("max_attempts",    builder().max_attempts(0)),
-        ("connections",     builder().max_connections(0)),
-        ("connections",     builder().max_connections_per_host(1_000)),
+        ("max_connections", builder().max_connections(0)),
+        ("max_connections_per_host", builder().max_connections_per_host(1_000)),
+        ("max_idle",        builder().max_idle(1_000)),
+        ("idle_timeout",    builder().idle_timeout(zero)),
+        ("max_lifetime",    builder().max_lifetime(zero)),
         ("base_url",        builder().base_url("the first").max_attempts(0)),
     ];
     for (setting, builder) in cases {
@@ -493,7 +764,8 @@ fn it_describes_itself_and_its_contradictions() {
     let never =
         |setting, seconds: u32| Contradiction::NeverRunsOut { setting, limit: seconds * SECOND, total };
     let short = || {
-        let short = builder().total_timeout(10 * SECOND).head_timeout(3 * SECOND).pool_timeout(SECOND);
+        let short =
+            Client::builder().total_timeout(10 * SECOND).head_timeout(3 * SECOND).pool_timeout(SECOND);
         short.read_timeout(SECOND).write_timeout(SECOND).retry_after_cap(SECOND)
     };
     #[rustfmt::skip]
@@ -508,6 +780,7 @@ fn it_describes_itself_and_its_contradictions() {
             Some(Contradiction::AttemptsDoNotFit { attempts: 4, head: 3 * SECOND, total })),
         ("permits",   short().concurrency(513),
             Some(Contradiction::MorePermitsThanConnections { concurrency: 513, connections: 512 })),
+        ("streams",   short().concurrency(513).protocols(Protocols::Http2).http2_prior_knowledge(true), None),
         ("idle",      short().max_idle_per_host(2),
             Some(Contradiction::FewerIdleThanOpen { idle: 2, open: 128 })),
     ];
@@ -515,6 +788,14 @@ fn it_describes_itself_and_its_contradictions() {
         let client = builder.build().unwrap();
         assert_eq!(client.describe().contradictions(), contradiction.as_slice(), "{name}");
     }
+    let every = Duration::from_secs(300);
+    let other = builder().max_lifetime(every).protocols(Protocols::Http2).http2_prior_knowledge(true).build();
+    let other = other.unwrap().describe().to_string();
+    assert!(other.contains(" kept for 50s, none of them beyond an age of 300s; "), "{other}");
+    assert!(
+        other.contains("over TLS HTTP/2, else HTTP/2; through the proxies of its own matcher"),
+        "{other}"
+    );
     let client =
         short().head_timeout(15 * SECOND).redirects(2).base_url("http://a.example/v1/").bearer_auth("hush");
     let client = client.concurrency(40).build().unwrap();
@@ -526,7 +807,9 @@ decompression  gzip, deflate, br
 retry          up to 3 attempts, Retry-After up to 1s
 limit          40 at once, 4096 may wait
 timeout        head 15s, read 1s, write 1s, for each attempt
+leak guard     on
 pool           512 connections, 128 to a host, 128 of them kept for 50s; acquire 1s, resolve 5s, connect 5s, TLS 5s
+connect        over TLS HTTP/2 or HTTP/1.1, else HTTP/1.1; through the environment's proxies
 worst case     9 requests, 10s
 contradiction  head_timeout (15s) never runs out: total_timeout (10s) does before";
     assert_eq!(client.describe().to_string(), lines);

@@ -24,6 +24,7 @@
 //!   request; [`Attempt`], [`Retries`], [`ConnectionInfo`] and [`Timings`] on its response. Each has one writer; [`Carried`] is all of them at once.
 //! - **Bodies:** [`OnEnd`] tells a hook exactly once how a body ended.
 //! - **Construction:** what is meant to be built once announces where it was built: [`Construction`].
+//! - **Who is in the way:** whoever knows tells those who turn calls away: [`Witness`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod at_proxy;
@@ -47,6 +48,7 @@ mod retries;
 mod snapshot;
 mod transport;
 mod units;
+mod witness;
 mod words;
 
 pub use at_proxy::AtProxy;
@@ -68,4 +70,5 @@ pub use retries::Retries;
 pub use snapshot::Snapshot;
 pub use transport::{Holders, TransportError};
 pub use units::{Count, Time};
+pub use witness::Witness;
 pub use words::{Delivery, GaveUp, Kind, Phase};

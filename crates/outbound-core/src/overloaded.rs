@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt, time::Duration};
 
-use crate::{origin::Origin, units::Time};
+use crate::{context::CallSite, origin::Origin, units::Time};
 
 /// A limit of ours had no room for the call, and no room to wait for it.
 ///
@@ -15,12 +15,13 @@ pub struct Overloaded {
     waited: Duration,
     room_in: Option<Duration>,
     origin: Option<Origin>,
+    oldest: Option<(Duration, Option<CallSite>)>,
 }
 
 impl Overloaded {
     /// `limiter`, which lets `limit` calls through at once, had `waiting` calls in its queue already.
     pub fn new(limiter: &'static str, limit: usize, waiting: usize) -> Self {
-        Self { limiter, limit, waiting, waited: Duration::ZERO, room_in: None, origin: None }
+        Self { limiter, limit, waiting, waited: Duration::ZERO, room_in: None, origin: None, oldest: None }
     }
 
     /// The call had waited for so long when it was turned away.
@@ -41,6 +42,13 @@ impl Overloaded {
     #[must_use]
     pub fn to(mut self, origin: Origin) -> Self {
         self.origin = Some(origin);
+        self
+    }
+
+    /// Of the calls in the way, the oldest had been under way for so long, made by that line where it is known.
+    #[must_use]
+    pub fn held_by(mut self, oldest: (Duration, Option<CallSite>)) -> Self {
+        self.oldest = Some(oldest);
         self
     }
 
@@ -73,6 +81,11 @@ impl Overloaded {
     pub fn origin(&self) -> Option<&Origin> {
         self.origin.as_ref()
     }
+
+    /// The call that had been in the way longest, where a [`Witness`](crate::Witness) knew: for how long, and the line that made it.
+    pub fn oldest(&self) -> Option<(Duration, Option<CallSite>)> {
+        self.oldest
+    }
 }
 
 impl fmt::Display for Overloaded {
@@ -88,6 +101,12 @@ impl fmt::Display for Overloaded {
         if let Some(time) = self.room_in {
             write!(f, ", room in {}", Time(time))?;
         }
+        if let Some((age, site)) = self.oldest {
+            write!(f, "; oldest call {}", Time(age))?;
+            if let Some(site) = site {
+                write!(f, ", begun at {site}")?;
+            }
+        }
         Ok(())
     }
 }
@@ -102,6 +121,7 @@ mod tests {
     fn says_what_is_known() -> Result<(), crate::BoxError> {
         let origin = Origin::of(&"https://user:secret@a.example/path?query".parse()?)?;
         let bare = Overloaded::new("limit", 10, 3);
+        let (age, here) = (Duration::from_secs(41), CallSite::here());
         for (error, line) in [
             (bare.clone(), "limit is overloaded: all 10 in use, 3 waiting"),
             (
@@ -111,6 +131,14 @@ mod tests {
             (
                 bare.clone().room_in(Duration::from_millis(250)),
                 "limit is overloaded: all 10 in use, 3 waiting, room in 250 ms",
+            ),
+            (
+                bare.clone().held_by((age, None)),
+                "limit is overloaded: all 10 in use, 3 waiting; oldest call 41 s",
+            ),
+            (
+                bare.clone().held_by((age, Some(here))),
+                &format!("limit is overloaded: all 10 in use, 3 waiting; oldest call 41 s, begun at {here}"),
             ),
         ] {
             assert_eq!(error.to_string(), line);

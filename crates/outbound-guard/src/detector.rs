@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use outbound_core::{Failure, Kind, Phase};
+use outbound_core::{Failure, Kind, Phase, Witness};
 
 use crate::{
     descriptors::Descriptors,
@@ -98,9 +98,9 @@ impl LeakDetector {
         Descriptors::now()
     }
 
-    /// Who is in the way of a call that failed with `error`, the oldest first: the calls that are open to its origin if that is an
-    /// acquire timeout or an [`Overloaded`](outbound_core::Overloaded) that names it, to any origin if it names none. Nobody, if it is
-    /// any other error.
+    /// Who is in the way of a call that failed with `error`, if that is an acquire timeout or an
+    /// [`Overloaded`](outbound_core::Overloaded): the calls that are open to its origin, the oldest first, and then those to other
+    /// origins, which are in its way where the limit is one for all. Nobody, if it is any other error.
     ///
     /// ```
     /// # use outbound_core::{Overloaded};
@@ -118,9 +118,36 @@ impl LeakDetector {
             return Vec::new();
         }
         let mut holders = self.snapshot();
+        holders.sort_by_key(|holding| holding.origin.as_ref() != failure.origin());
         holders
-            .retain(|holding| failure.origin().is_none_or(|origin| holding.origin.as_ref() == Some(origin)));
-        holders
+    }
+
+    /// Who tells a limit outside the guard which call is in the way of one that it turns away, so that the error names its line.
+    ///
+    /// ```
+    /// use http::{Request, Response};
+    /// use outbound_guard::{LeakGuardLayer, SendExt};
+    /// use outbound_limit::ConcurrencyLimitLayer;
+    /// use tower::{ServiceBuilder, service_fn};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), outbound_core::BoxError> {
+    /// # use std::convert::Infallible;
+    /// let (guard, detector) = LeakGuardLayer::pair();
+    /// let limit = ConcurrencyLimitLayer::new(1).max_waiting(0).witness(detector.witness());
+    /// let client = ServiceBuilder::new().layer(limit).layer(guard).service_fn(async |_: Request<()>| {
+    ///     Ok::<_, Infallible>(Response::new(String::from("hello")))
+    /// });
+    ///
+    /// let _unread = client.send(Request::new(())).await?;
+    /// let error = client.send(Request::new(())).await.unwrap_err().to_string();
+    /// let (_, line) = error.split_once("; oldest call 0 s, begun at ").unwrap();
+    /// assert!(line.contains(&format!(":{}:", line!() - 3)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn witness(&self) -> Arc<dyn Witness> {
+        self.0.0.clone()
     }
 
     /// Fails a test in which a call is still open.

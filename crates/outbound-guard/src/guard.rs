@@ -11,7 +11,7 @@ use std::{
 };
 
 use http::Request;
-use outbound_core::{Construction, Watcher};
+use outbound_core::{CallSite, Construction, Origin, Watcher, Witness};
 use tokio::time::Instant;
 
 use crate::{
@@ -76,22 +76,28 @@ impl Guard {
 
     /// Tells what is due at `now`, and when to look again.
     pub(crate) fn sweep(&self, now: Instant) -> Instant {
-        let at = self.registry.nanos(now);
+        let (epoch, at) = (self.registry.epoch, self.registry.nanos(now));
         let after = |since: u64, limit: Duration| since.saturating_add(nanos(limit));
-        let (mut held, mut unclaimed, mut next) = (Vec::new(), Vec::new(), after(at, self.held));
+        let (mut held, mut unclaimed) = (Vec::new(), Vec::new());
+        let mut next = after(at, self.held.min(self.reclaim_after));
         self.registry.visit(|open| {
             let Some(idle) = open.record.idle() else { return };
+            let stage = open.record.stage();
+            if stage == Stage::Reclaimed {
+                return;
+            }
+            // Idle as it was found to be: it may be polled at any moment.
+            let holding = || Holding { idle: Some(idle.until(epoch, now)), ..open.holding(epoch, now) };
             let due = after(idle.since, self.held);
             if due <= at && open.record.tell(idle) {
-                held.push(open.holding(self.registry.epoch, now));
+                held.push(holding());
             } else if due > at {
                 next = next.min(due);
             }
-            if let Some(body) = open.body.as_ref().filter(|_| open.record.stage() == Stage::Body) {
+            if let Some(body) = open.body.as_ref().filter(|_| stage == Stage::Body) {
                 let due = after(idle.since, self.reclaim_after);
                 if due <= at {
-                    let holding = open.holding(self.registry.epoch, now);
-                    unclaimed.push((body.clone(), open.record.clone(), idle.since, holding));
+                    unclaimed.push((body.clone(), open.record.clone(), idle.since, holding()));
                 } else {
                     next = next.min(due);
                 }
@@ -176,6 +182,19 @@ impl Watcher for Guard {
             self.reporter.tell(&Leak::Churn { construction, built, within });
         }
         self.check_descriptors(now);
+    }
+}
+
+impl Witness for Guard {
+    fn oldest(&self, origin: Option<&Origin>) -> Option<(Duration, Option<CallSite>)> {
+        let mut oldest: Option<(Instant, Option<CallSite>)> = None;
+        self.registry.visit(|Open { call, .. }| {
+            let is_in_the_way = origin.is_none_or(|origin| call.origin().as_ref() == Some(origin));
+            if is_in_the_way && oldest.is_none_or(|(began, _)| call.began < began) {
+                oldest = Some((call.began, call.site));
+            }
+        });
+        oldest.map(|(began, site)| (began.elapsed(), site))
     }
 }
 

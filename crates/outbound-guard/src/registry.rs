@@ -63,11 +63,11 @@ pub(crate) struct Open {
 
 /// What is known of a call from the start.
 pub(crate) struct Call {
-    began: Instant,
+    pub(crate) began: Instant,
     /// The number of the service that made it.
     pub(crate) client: usize,
     uri: Uri,
-    site: Option<CallSite>,
+    pub(crate) site: Option<CallSite>,
     span: Option<&'static Metadata<'static>>,
     attempt: Option<Attempt>,
     exchange: Option<Exchange>,
@@ -193,6 +193,13 @@ impl Calls {
 
 // === Open ===
 
+impl Call {
+    /// Made when somebody asks, for a warm call pays for each step.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        Origin::of(&self.uri).ok()
+    }
+}
+
 impl Open {
     pub(crate) fn holding(&self, epoch: Instant, now: Instant) -> Holding {
         let Self { record, call, .. } = self;
@@ -201,7 +208,7 @@ impl Open {
         Holding {
             site: call.site,
             span: call.span,
-            origin: Origin::of(&call.uri).ok(),
+            origin: call.origin(),
             attempt: call.attempt,
             phase: if has_body { Some(Phase::Body) } else { reported },
             age: now.saturating_duration_since(call.began),

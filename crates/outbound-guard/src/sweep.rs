@@ -1,6 +1,6 @@
 //! The one task that looks at all open calls, and sleeps until the first of them could be due.
 //!
-//! Nobody has to wake it: whatever a call does from now on, it is not due before `held` has passed.
+//! Nobody has to wake it: whatever a call does from now on, it is not due before the shortest limit has passed.
 
 use std::{
     sync::{
@@ -34,11 +34,10 @@ impl Sweep {
         if self.running.load(SeqCst) {
             return;
         }
-        if let Ok(runtime) = Handle::try_current()
-            && !self.running.swap(true, SeqCst)
-        {
-            let task = runtime.spawn(run(Watch(Arc::downgrade(guard))));
-            *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.abort_handle());
+        let Ok(runtime) = Handle::try_current() else { return };
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.running.swap(true, SeqCst) {
+            *task = Some(runtime.spawn(run(Watch(Arc::downgrade(guard)))).abort_handle());
         }
     }
 

@@ -274,6 +274,26 @@ async fn a_body_that_is_held_for_too_long_is_reclaimed_where_that_is_wanted() {
     detector.assert_no_leaks();
 }
 
+/// Whichever limit is the shorter, and whenever the body came.
+#[tokio::test(start_paused = true)]
+async fn a_body_is_reclaimed_to_the_tick() {
+    for (name, after, told) in [
+        ("before it counts as held", ms(2_000), vec![(ms(2_500), "reclaimed")]),
+        ("in that moment", ms(10_000), vec![(ms(10_500), "held"), (ms(10_500), "reclaimed")]),
+        ("never", Duration::MAX, vec![(ms(10_500), "held")]),
+    ] {
+        let log = Log::new();
+        let (layer, _detector) =
+            LeakGuardLayer::builder().reclaim_after(after).callback(log.callback()).pair();
+        let client = layer.layer(Probe::pair([Plan::new().delay(ms(500)).body(TestBody::new().data("a"))]).0);
+        let body = client.send(get()).await.unwrap();
+        sleep(ms(60_000)).await;
+        let found: Vec<_> = log.take().into_iter().map(|(at, kind, _)| (at, kind)).collect();
+        assert_eq!(found, told, "{name}");
+        drop(body);
+    }
+}
+
 /// Somebody polls it in the very moment in which it is due.
 #[tokio::test(start_paused = true)]
 async fn a_body_that_comes_back_in_time_is_not_reclaimed() {

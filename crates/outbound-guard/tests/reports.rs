@@ -3,19 +3,26 @@
 mod support;
 
 use std::{
+    convert::Infallible,
     fmt::{Debug, Write},
+    future::ready,
     num::NonZeroU32,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
+use http::{Request, Response, Version};
 use http_body_util::BodyExt;
-use outbound_core::{Attempt, CallSite, Elapsed, Origin, Overloaded, Phase};
-use outbound_guard::{Backtraces, LeakGuardLayer, SendExt};
+use outbound_core::{
+    Attempt, CallSite, ConnectionInfo, Elapsed, Established, Exchange, Origin, Overloaded, Phase,
+};
+use outbound_guard::{Backtraces, Holding, Leak, LeakGuardLayer, SendExt};
+use outbound_limit::ConcurrencyLimitLayer;
 use outbound_testkit::{Plan, Probe, TestBody};
 use support::*;
 use tokio::time::sleep;
-use tower::Layer;
+use tower::{Layer, service_fn};
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -178,6 +185,43 @@ async fn the_snapshot_is_sorted_by_age() {
     drop((older, younger, waiting));
 }
 
+/// Its record may be one of a call before, of which nothing is left.
+#[tokio::test(start_paused = true)]
+async fn a_call_begins_with_nothing_known() {
+    let (client, detector, _log) = watched([answering(), Plan::new().never_answers()]);
+    client.send(get()).await.unwrap().into_body().collect().await.unwrap();
+    let waiting = tokio::spawn(client.send(get()));
+    sleep(ms(1)).await;
+    let [holding] = &detector.snapshot()[..] else { panic!("one is open") };
+    assert_eq!((holding.phase, holding.read, holding.declared), (None, 0, None));
+    waiting.abort();
+}
+
+/// An HTTP/2 connection outlives the stream that ends with the body.
+#[tokio::test(start_paused = true)]
+async fn what_it_cost_depends_on_the_version() {
+    for (version, cost) in [
+        (Version::HTTP_10, true),
+        (Version::HTTP_11, true),
+        (Version::HTTP_2, false),
+        (Version::HTTP_3, false),
+    ] {
+        let log = Log::new();
+        let (layer, _detector) = LeakGuardLayer::builder().callback(log.callback()).pair();
+        let client = layer.layer(service_fn(move |request: Request<TestBody>| {
+            let established = Established::now(1, version);
+            let connection = ConnectionInfo::new(established.into(), 0, Duration::ZERO);
+            Exchange::of(&request).unwrap().connected(connection);
+            ready(Ok::<_, Infallible>(Response::new(TestBody::new().data("a"))))
+        }));
+        let mut request = get();
+        Exchange::track(&mut request);
+        drop(client.send(request).await.unwrap());
+        let Leak::Abandoned { cost_connection, .. } = log.last() else { panic!("{}", log.last()) };
+        assert_eq!(cost_connection, Some(cost), "{version:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_told_has_a_secret() {
     let (notes, _default) = Notes::taken();
@@ -226,15 +270,72 @@ async fn a_test_with_a_leak_fails_and_says_who() {
 #[tokio::test(start_paused = true)]
 async fn who_is_in_the_way() {
     let (client, detector, _log) = watched([answering()]);
-    let body = client.send(get()).await.unwrap();
+    let to = |host: &str| Request::get(format!("http://{host}/")).body(TestBody::new()).unwrap();
+    let mut bodies = Vec::new();
+    for host in ["a.example", "b.example", "a.example"] {
+        bodies.push(client.send(to(host)).await.unwrap());
+        sleep(ms(1_000)).await;
+    }
     let origin = |uri: &str| Origin::of(&uri.parse().unwrap()).unwrap();
     let full = Overloaded::new("limit", 1, 0);
-    let holders = |error: &(dyn std::error::Error + 'static)| detector.holders(error).len();
-    assert_eq!(holders(&full.clone().to(origin("http://a.example"))), 1, "of its origin");
-    assert_eq!(holders(&full.clone().to(origin("http://b.example"))), 0, "of another");
-    assert_eq!(holders(&full), 1, "of all");
-    assert_eq!(holders(&Elapsed::new(Phase::Acquire, ms(1))), 1, "waited for a connection");
-    assert_eq!(holders(&Elapsed::new(Phase::Head, ms(1))), 0, "waited for nobody");
-    assert_eq!(holders(&std::fmt::Error), 0, "anything else");
+    let holders = |error: &(dyn std::error::Error + 'static)| {
+        let line =
+            |holding: &Holding| format!("{} {}", holding.origin.as_ref().unwrap(), holding.age.as_secs());
+        detector.holders(error).iter().map(line).collect::<Vec<_>>()
+    };
+    let (old, young, other) = ("http://a.example 3", "http://a.example 1", "http://b.example 2");
+    assert_eq!(
+        holders(&full.clone().to(origin("http://a.example"))),
+        [old, young, other],
+        "its origin first"
+    );
+    assert_eq!(
+        holders(&full.clone().to(origin("http://b.example"))),
+        [other, old, young],
+        "its origin first"
+    );
+    assert_eq!(holders(&full), [old, other, young], "by age");
+    assert_eq!(holders(&Elapsed::new(Phase::Acquire, ms(1))), [old, other, young], "waited for a connection");
+    assert_eq!(holders(&Elapsed::new(Phase::Head, ms(1))).len(), 0, "waited for nobody");
+    assert_eq!(holders(&std::fmt::Error).len(), 0, "anything else");
+
+    let age = |origin| detector.witness().oldest(origin).map(|(age, _)| age);
+    let [a, b, c] = ["a", "b", "c"].map(|host| origin(&format!("http://{host}.example")));
+    assert_eq!(
+        [None, Some(&a), Some(&b), Some(&c)].map(age),
+        [Some(ms(3_000)), Some(ms(3_000)), Some(ms(2_000)), None]
+    );
+}
+
+/// A limit outside the guard names who keeps it busy.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_turned_away_learns_by_whom() {
+    let (guard, detector) = LeakGuardLayer::pair();
+    let limit = ConcurrencyLimitLayer::new(2).max_wait(ms(500)).witness(detector.witness());
+    let client = limit.layer(guard.layer(Probe::pair([answering()]).0));
+    let oldest = client.send(get()).await.unwrap();
+    let line = line!() - 1;
+    sleep(ms(1_000)).await;
+    let younger = client.send(get()).await.unwrap();
+    let error = client.send(get()).await.unwrap_err();
+    let site = format!("crates/outbound-guard/tests/reports.rs:{line}:25");
+    let expected = format!(
+        "http://a.example: concurrency limit is overloaded: all 2 in use, 0 waiting, gave up after 500 ms; \
+         oldest call 1.50 s, begun at {site}"
+    );
+    assert_eq!(error.to_string(), expected);
+    drop((oldest, younger));
+}
+
+/// It does not keep the guard looking.
+#[tokio::test(start_paused = true)]
+async fn a_witness_is_no_detector() {
+    let (client, detector, log) = watched([answering()]);
+    let witness = detector.witness();
+    let body = client.send(get()).await.unwrap();
+    drop(detector);
+    assert_eq!(log.take().len(), 1, "forgotten");
+    assert!(witness.oldest(None).is_some());
     drop(body);
+    assert!(witness.oldest(None).is_none());
 }

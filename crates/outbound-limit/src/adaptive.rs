@@ -88,7 +88,7 @@ impl<A: Algorithm> AdaptiveLimitLayer<A> {
 
 impl<A> Clone for AdaptiveLimitLayer<A> {
     fn clone(&self) -> Self {
-        Self { limits: self.limits.clone(), options: self.options }
+        Self { limits: self.limits.clone(), options: self.options.clone() }
     }
 }
 
@@ -96,7 +96,7 @@ impl<S, A> Layer<S> for AdaptiveLimitLayer<A> {
     type Service = AdaptiveLimit<S, A>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ConcurrencyLimit::new(inner, self.limits.clone(), self.options)
+        ConcurrencyLimit::new(inner, self.limits.clone(), self.options.clone())
     }
 }
 

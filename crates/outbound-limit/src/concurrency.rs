@@ -5,12 +5,13 @@ use std::{
     hash::Hash,
     mem,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use http_body::Body;
-use outbound_core::{BoxError, Deadline, Failure, OnEnd, Origin};
+use outbound_core::{BoxError, Deadline, Failure, OnEnd, Origin, Overloaded, Witness};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_layer::Layer;
@@ -81,14 +82,17 @@ pin_project! {
         #[pin]
         wait: Wait,
         call: Option<(S, Request<B>)>,
-        scope: Scope,
+        options: Options,
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) patience: Patience,
     pub(crate) scope: Scope,
+    pub(crate) witness: Option<Arc<dyn Witness>>,
+    /// Only calls to its own origin are in a call's way.
+    is_per_origin: bool,
 }
 
 /// A call under way.
@@ -111,7 +115,9 @@ impl ConcurrencyLimitLayer {
     /// The limit is one of its own for each origin (scheme, host, port) that a request goes to.
     #[must_use]
     pub fn per_origin(self) -> ConcurrencyLimitLayer<PerOrigin> {
-        self.per_key(|parts| Origin::of(&parts.uri).ok())
+        let mut layer: ConcurrencyLimitLayer<PerOrigin> = self.per_key(|parts| Origin::of(&parts.uri).ok());
+        layer.options.is_per_origin = true;
+        layer
     }
 
     /// The limit is one of its own for each key that `key_of` gives a request: the number is kept, nothing is shared with
@@ -150,7 +156,7 @@ impl<S, L: Clone> Layer<S> for ConcurrencyLimitLayer<L> {
     type Service = ConcurrencyLimit<S, L>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ConcurrencyLimit::new(inner, self.limits.clone(), self.options)
+        ConcurrencyLimit::new(inner, self.limits.clone(), self.options.clone())
     }
 }
 
@@ -184,19 +190,21 @@ where
             return ResponseFuture::turned_away(request::too_late());
         }
         let (request, held) = self.limits.held_by(request);
-        let Options { patience, scope } = self.options;
-        match patience.ask(held, deadline) {
+        match self.options.patience.ask(held, deadline) {
             Asked::Granted(permit) => {
-                let call = Some(Call::new(permit, scope, &request));
+                let call = Some(Call::new(permit, self.options.scope, &request));
                 ResponseFuture { state: State::Running { response: self.inner.call(request), call } }
             }
             Asked::Waiting(wait) => {
                 let clone = self.inner.clone();
                 let readied = mem::replace(&mut self.inner, clone);
-                let waiting = Box::pin(Waiting { wait, call: Some((readied, request)), scope });
+                let (call, options) = (Some((readied, request)), self.options.clone());
+                let waiting = Box::pin(Waiting { wait, call, options });
                 ResponseFuture { state: State::Waiting { waiting } }
             }
-            Asked::TurnedAway(error) => ResponseFuture::turned_away(request::aimed(error, &request).into()),
+            Asked::TurnedAway(error) => {
+                ResponseFuture::turned_away(self.options.explain(error, &request).into())
+            }
         }
     }
 }
@@ -229,8 +237,8 @@ where
                     let waiting = waiting.as_mut().project();
                     let asked = ready!(waiting.wait.poll(cx));
                     let (mut service, request) = waiting.call.take().expect("not polled after it was ready");
-                    let permit = asked.map_err(|error| request::aimed(error, &request))?;
-                    let call = Call::new(permit, *waiting.scope, &request);
+                    let permit = asked.map_err(|error| waiting.options.explain(error, &request))?;
+                    let call = Call::new(permit, waiting.options.scope, &request);
                     State::Running { response: service.call(request), call: Some(call) }
                 }
                 StateProj::Running { response, call } => {
@@ -254,7 +262,15 @@ impl<S: Service<Request<B>>, B> fmt::Debug for ResponseFuture<S, B> {
 
 impl Options {
     pub(crate) fn new(name: &'static str) -> Self {
-        Self { patience: Patience::new(name), scope: Scope::default() }
+        Self { patience: Patience::new(name), scope: Scope::default(), witness: None, is_per_origin: false }
+    }
+
+    /// The error names where the request was going, and who is in its way.
+    fn explain<B>(&self, error: Overloaded, request: &Request<B>) -> Overloaded {
+        let error = request::aimed(error, request);
+        let origin = error.origin().filter(|_| self.is_per_origin);
+        let oldest = self.witness.as_ref().and_then(|witness| witness.oldest(origin));
+        oldest.into_iter().fold(error, Overloaded::held_by)
     }
 }
 
@@ -317,6 +333,16 @@ macro_rules! who_counts {
         #[must_use]
         pub fn scope(mut self, scope: crate::Scope) -> Self {
             self.options.scope = scope;
+            self
+        }
+
+        /// Whom to ask who is in the way of a call that is turned away, so that the error names the oldest call under way, and the
+        /// line that made it: outbound-guard's `LeakDetector::witness`, of a guard inside this layer.
+        ///
+        /// A limit per origin asks for calls to that origin; any other for all, whichever key they have.
+        #[must_use]
+        pub fn witness(mut self, witness: std::sync::Arc<dyn outbound_core::Witness>) -> Self {
+            self.options.witness = Some(witness);
             self
         }
     };

@@ -16,13 +16,14 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::{
     body::Body,
+    config::Http,
     connect::{Connect, Opening, Progress, kind_of},
     connection::{Connection, Lease, Opened, Slot, Waiting},
     http1::{self, Exclusive},
     http2::{self, Streaming},
     pool::Shared,
     request::Call,
-    slots::{Acquire, Ask, Nature, Now, Refusal, Ticket, Turn},
+    slots::{Acquire, Ask, Nature, Now, Refusal, Turn},
 };
 
 /// The response to come, of [`Pool`](crate::Pool).
@@ -39,7 +40,7 @@ pub struct ResponseFuture<C> {
 }
 
 enum State {
-    Begin(Option<Result<Call, InvalidOrigin>>),
+    Begin(Option<Result<Box<Call>, InvalidOrigin>>),
     Http1(http1::Sending),
     Http2(Streaming),
     Cold(Cold),
@@ -69,26 +70,26 @@ impl<C: Connect> Future for ResponseFuture<C> {
         loop {
             match &mut this.state {
                 State::Begin(call) => {
-                    let call = call.take().expect("polled after it had ended")?;
-                    if call.deadline.is_past() {
+                    let mut call = call.take().expect("polled after it had ended")?;
+                    let now = Now::read();
+                    if call.deadline.instant().is_some_and(|deadline| deadline <= now.at) {
                         return Poll::Ready(Err(Elapsed::new(Phase::Queue, Duration::ZERO).into()));
                     }
-                    let mut call = call;
-                    this.state = match this.shared.acquire(&mut call, None)? {
-                        Acquire::Now(lease) => State::on(lease, call),
+                    this.state = match this.shared.acquire(&mut call, now)? {
+                        Acquire::Now(lease) => State::on(lease, call, now.at),
                         later => State::Cold(Box::pin(go(this.shared.clone(), call, later))),
                     };
                 }
                 State::Http1(sending) => match ready!(Pin::new(sending).poll(cx)) {
-                    Ok(response) => return Poll::Ready(Ok(response.map(Body::from))),
+                    Ok(response) => return Poll::Ready(Ok(response)),
                     Err(broken) => this.state = State::Cold(Box::pin(go_again(this.shared.clone(), broken))),
                 },
                 State::Http2(streaming) => match ready!(Pin::new(streaming).poll(cx)) {
                     Ok(response) => return Poll::Ready(Ok(response.map(Body::from))),
                     Err(http2::Failed::For(error)) => return Poll::Ready(Err(error)),
                     Err(http2::Failed::Again(mut call)) => {
-                        let acquired = this.shared.acquire(&mut call, None)?;
-                        this.state = State::Cold(Box::pin(go(this.shared.clone(), *call, acquired)));
+                        let acquired = this.shared.acquire(&mut call, Now::read())?;
+                        this.state = State::Cold(Box::pin(go(this.shared.clone(), call, acquired)));
                     }
                 },
                 State::Cold(cold) => return cold.as_mut().poll(cx),
@@ -98,9 +99,9 @@ impl<C: Connect> Future for ResponseFuture<C> {
 }
 
 impl State {
-    fn on(lease: Lease, call: Call) -> Self {
+    fn on(lease: Lease, call: Box<Call>, now: Instant) -> Self {
         match &*lease {
-            Connection::Http1(_) => Self::Http1(http1::Sending::new(Exclusive::new(lease), call)),
+            Connection::Http1(_) => Self::Http1(http1::Sending::new(Exclusive::new(lease), call, now)),
             Connection::Http2(_) => Self::Http2(Streaming::new(lease, call)),
         }
     }
@@ -117,7 +118,7 @@ impl<C> fmt::Debug for ResponseFuture<C> {
 /// As often as is allowed: a request goes out a second time at most.
 async fn go<C: Connect>(
     shared: Arc<Shared<C>>,
-    mut call: Call,
+    mut call: Box<Call>,
     mut acquired: Acquired,
 ) -> Result<Response<Body>, BoxError> {
     loop {
@@ -125,9 +126,9 @@ async fn go<C: Connect>(
             Acquire::Now(lease) => lease,
             Acquire::Later(waiting) => shared.obtain(&mut call, waiting).await?,
         };
-        let failed = match State::on(lease, call) {
+        let failed = match State::on(lease, call, Instant::now()) {
             State::Http1(sending) => match sending.await {
-                Ok(response) => return Ok(response.map(Body::from)),
+                Ok(response) => return Ok(response),
                 Err(broken) => return go_again(shared, broken).await,
             },
             State::Http2(streaming) => match streaming.await {
@@ -138,9 +139,9 @@ async fn go<C: Connect>(
         };
         match failed {
             http2::Failed::For(error) => return Err(error),
-            http2::Failed::Again(again) => call = *again,
+            http2::Failed::Again(again) => call = again,
         }
-        acquired = shared.acquire(&mut call, None)?;
+        acquired = shared.acquire(&mut call, Now::read())?;
     }
 }
 
@@ -159,9 +160,10 @@ async fn go_again<C: Connect>(
 
 impl<C: Connect> Shared<C> {
     /// A connection that can be used as far as is known, or a place in the queue.
-    fn acquire(&self, call: &mut Call, ticket: Option<Ticket>) -> Result<Acquired, BoxError> {
-        let nature = self.nature(&call.origin);
-        let mut ask = Ask { ticket, site: call.site, now: Now::read(), nature };
+    fn acquire(&self, call: &mut Call, now: Now) -> Result<Acquired, BoxError> {
+        let apart = self.is_apart(call);
+        let nature = if apart { Nature::Exclusive } else { self.nature(&call.origin) };
+        let mut ask = Ask { ticket: None, site: call.site, now, nature, apart };
         loop {
             match self.slots.acquire(&call.origin, ask) {
                 Ok(Acquire::Now(mut lease)) => {
@@ -187,6 +189,11 @@ impl<C: Connect> Shared<C> {
         }
     }
 
+    /// Whether it takes a connection that speaks HTTP/1.1, to a host with which others may speak HTTP/2.
+    fn is_apart(&self, call: &Call) -> bool {
+        self.nature(&call.origin) == Nature::Unknown && call.is_upgrade()
+    }
+
     /// Opens connections for nobody.
     pub(crate) async fn prewarm(&self, origin: &Origin, connections: usize) -> Result<usize, BoxError> {
         let mut opened = 0;
@@ -199,7 +206,7 @@ impl<C: Connect> Shared<C> {
             exchange.aim(origin.clone(), &Request::new(()));
             let forever = Due::now(Deadline::default());
             let mut dials: Vec<_> =
-                slots.into_iter().map(|slot| self.dial(Arc::new(slot), origin, forever)).collect();
+                slots.into_iter().map(|slot| self.dial(Arc::new(slot), (origin, false), forever)).collect();
             std::future::poll_fn(|cx| {
                 let mut failed = None;
                 dials.retain_mut(|dial| match dial.poll(&exchange, cx) {
@@ -227,6 +234,7 @@ impl<C: Connect> Shared<C> {
     /// Waits until a connection is set free, or is opened for this call.
     async fn obtain(&self, call: &mut Call, mut waiting: Waiting) -> Result<Lease, BoxError> {
         let (origin, site, deadline) = (call.origin.clone(), call.site, Due::now(call.deadline));
+        let apart = self.is_apart(call);
         let limit = self.timeouts.acquire.min(deadline.left);
         let exchange = call.exchange();
         exchange.enter(Phase::Acquire);
@@ -234,7 +242,7 @@ impl<C: Connect> Shared<C> {
         let lease = std::future::poll_fn(|cx| {
             while let Poll::Ready(turn) = waiting.poll(cx) {
                 match turn {
-                    Turn::Dial(slot) => dial = Some(self.dial(Arc::new(slot), &origin, deadline)),
+                    Turn::Dial(slot) => dial = Some(self.dial(Arc::new(slot), (&origin, apart), deadline)),
                     Turn::Reuse(mut lease) => {
                         if hold(&mut lease) {
                             if let Some(Dial { opening, .. }) = dial.take() {
@@ -254,7 +262,7 @@ impl<C: Connect> Shared<C> {
             }
             ready!(timer.as_mut().poll(cx));
             let elapsed = Elapsed::new(Phase::Acquire, limit).took(deadline.since.elapsed());
-            let holders = self.slots.holders(&origin);
+            let holders = self.slots.holders(&origin, apart);
             Poll::Ready(Err(TransportError::new(Kind::Timeout, &*exchange).because(elapsed).held_by(holders)))
         })
         .await?;
@@ -265,15 +273,16 @@ impl<C: Connect> Shared<C> {
     async fn reopen(&self, call: &mut Call, slot: Arc<Slot>) -> Result<Lease, BoxError> {
         slot.redial();
         let deadline = Due::now(call.deadline);
-        let (mut dial, site) = (self.dial(slot, &call.origin, deadline), call.site);
+        let (mut dial, site) = (self.dial(slot, (&call.origin, self.is_apart(call)), deadline), call.site);
         let exchange = call.exchange();
         let opened = std::future::poll_fn(|cx| dial.poll(exchange, cx)).await?;
         deadline.keep(opened.lease(0, site), exchange)
     }
 
-    fn dial(&self, slot: Arc<Slot>, origin: &Origin, deadline: Due) -> Dial {
+    fn dial(&self, slot: Arc<Slot>, (origin, apart): (&Origin, bool), deadline: Due) -> Dial {
         let (connector, keeper) = (self.connector.clone(), self.keeper.clone());
-        let (progress, origin, http) = (Progress::new(self.timeouts.dial), origin.clone(), self.http);
+        let (progress, origin) = (Progress::new(self.timeouts.dial, apart), origin.clone());
+        let http = Http { prior_knowledge: self.http.prior_knowledge && !apart, ..self.http };
         let reporter = progress.clone();
         let opening = Box::pin(async move {
             // Moved in before the socket is there, and so dropped after it has gone.

@@ -381,6 +381,11 @@ async fn what_the_matcher_leaves_out_is_dialed_directly() {
     let pool = build_with(Tls::new(Proxy::new(Tcp::new(), matcher()), local.client([])));
     assert_eq!(fetch(&pool, get(upstream.uri("/"))).await.unwrap().body(), "hello");
     drop(pool);
+    // What would encrypt the way to a proxy leaves this one to the TLS around it.
+    let to_proxy = Tls::new(Tcp::new(), local.client([]));
+    let pool = build_with(Tls::new(Proxy::new(to_proxy, matcher()), local.client([])));
+    assert_eq!(fetch(&pool, get(upstream.uri("/"))).await.unwrap().body(), "hello");
+    drop(pool);
     upstream.all_closed().await;
 }
 

@@ -1,4 +1,4 @@
-//! What `Tls` offers, and what it makes of the answer.
+//! What `Tls` offers, what it makes of the answer, and what the pool makes of that.
 #![cfg(feature = "rustls")]
 
 mod support;
@@ -9,7 +9,7 @@ use outbound_pool::{
     Pool,
     connect::{NoHttp2, Protocols, Tcp, Tls},
 };
-use outbound_testkit::{Certificate, Hostile, Script};
+use outbound_testkit::{Certificate, Friendly, Gate, Hostile, Script, handler};
 use support::*;
 use tower::ServiceExt;
 
@@ -44,5 +44,38 @@ async fn the_server_chooses_among_the_protocols_that_are_offered() {
             assert_eq!(find::<NoHttp2>(&*error).is_some(), known.is_empty(), "{name}: {error:?}");
             leaves_nothing(name, pool, &[&upstream]).await;
         }
+    }
+}
+
+/// How many sockets a burst of calls to a cold host takes.
+#[tokio::test]
+async fn a_cold_burst_shares_one_dial_where_the_server_speaks_http_2() {
+    const CALLS: usize = 20;
+    let local = Certificate::local();
+    for (name, known, dials, version) in [
+        ("h2", &["h2", "http/1.1"][..], 1, http::Version::HTTP_2),
+        ("the server knows no h2", &["http/1.1"], CALLS, http::Version::HTTP_11),
+        ("the server knows no ALPN", &[], CALLS, http::Version::HTTP_11),
+    ] {
+        let all_are_there = Gate::new("all are there");
+        let upstream = Friendly::new(handler::gated(&all_are_there, handler::hello));
+        let upstream = if dials == 1 { upstream.http2() } else { upstream };
+        let upstream = upstream.tls(local.clone().alpn(known.iter().copied())).start();
+        let pool = Pool::builder().build(Tls::new(Tcp::new(), local.client([]))).unwrap();
+        let calls: Vec<_> = (0..CALLS)
+            .map(|_| {
+                let (pool, uri) = (pool.clone(), upstream.uri("/"));
+                tokio::spawn(async move { fetch(&pool, get(uri)).await })
+            })
+            .collect();
+        all_are_there.arrived(CALLS).await;
+        let stats = pool.stats();
+        assert_eq!((stats.totals.dialed, stats.exchanges), (dials as u64, CALLS), "{name}: {stats:?}");
+        all_are_there.open();
+        for call in calls {
+            assert_eq!(call.await.unwrap().unwrap().version(), version, "{name}");
+        }
+        assert_eq!(upstream.sightings().connections.len(), dials, "{name}");
+        leaves_nothing(name, pool, &[&upstream]).await;
     }
 }

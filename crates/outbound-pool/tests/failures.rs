@@ -7,93 +7,17 @@ use std::{io, net::SocketAddr, time::Duration};
 use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::connect::dns::Name;
-use outbound_core::{BoxError, Delivery, Elapsed, Exchange, Failure, Kind, Phase, TransportError, find};
+use outbound_core::{BoxError, Delivery, Elapsed, Exchange, Failure, Kind, Phase, find};
 use outbound_pool::{
     Pool,
     connect::{Connect, Tcp, Tls},
 };
 use outbound_testkit::{
-    Answer, BlackHole, Certificate, Friendly, Gate, Hostile, Lives, Refusal, Script, TestBody, Upstream,
-    handler,
+    Answer, BlackHole, Certificate, Friendly, Gate, Hostile, Refusal, Script, TestBody, Upstream, handler,
 };
-use support::*;
+use support::{told::*, *};
 use tokio::time::Instant;
 use tower::service_fn;
-
-/// What the caller is told.
-struct Told {
-    kind: Kind,
-    phase: Phase,
-    delivery: Delivery,
-    /// The error's line, times as `T` and the upstream's address as `ADDR`; empty where it depends on timing.
-    line: &'static str,
-}
-
-const fn told(kind: Kind, phase: Phase, delivery: Delivery, line: &'static str) -> Told {
-    Told { kind, phase, delivery, line }
-}
-
-/// A request with secrets in every place that no error may show.
-fn secretive(method: Method, uri: &Uri, body: TestBody) -> Request<TestBody> {
-    let authority = format!("me:secret@{}", uri.authority().unwrap());
-    let uri = Uri::builder().scheme(uri.scheme_str().unwrap()).authority(authority);
-    let uri = uri.path_and_query("/path?key=secret").build().unwrap();
-    let mut request = request(method, uri, body);
-    request.headers_mut().insert(header::AUTHORIZATION, "Bearer secret".parse().unwrap());
-    request
-}
-
-/// The one place that looks at a failure, and at what it leaves behind.
-async fn fails<C: Connect>(
-    name: &str,
-    pool: Pool<C>,
-    upstreams: &[&Upstream],
-    mut request: Request<TestBody>,
-    expected: Told,
-) {
-    let lives = Lives::new();
-    let body = std::mem::take(request.body_mut());
-    *request.body_mut() = body.counted(&lives);
-    let exchange = Exchange::track(&mut request);
-    let origin = outbound_core::Origin::of(request.uri()).unwrap();
-
-    let error = fetch(&pool, request).await.map(|response| response.status()).expect_err(name);
-    let failure = Failure::of(&*error);
-    let line = error.to_string();
-    let Told { kind, phase, delivery, line: expected_line } = expected;
-    assert_eq!((failure.kind(), failure.phase()), (kind, Some(phase)), "{name}: {line}\n{error:?}");
-    assert_eq!(failure.delivery(), delivery, "{name}: {line}");
-    assert_eq!(failure.origin(), Some(&origin), "{name}: {line}");
-    assert_eq!(failure.connection().is_some(), phase >= Phase::Send, "{name}: {line}");
-    assert!(find::<TransportError>(&*error).is_some(), "{name}: {error:?}");
-    let written = failure.snapshot().unwrap().bytes_out;
-    assert_eq!(written, exchange.bytes_out(), "{name}: {line}");
-    assert_eq!(delivery == Delivery::NotSent, written == 0, "{name}: {line}");
-    if !expected_line.is_empty() {
-        assert_eq!(normal(&line, &origin), expected_line, "{name}");
-    }
-    assert!(!line.contains("secret") && !line.contains('\n'), "{name}: {line}");
-
-    let stats = quiet(&pool).await;
-    assert_eq!(stats.connections.idle, 0, "{name}: the connection survived");
-    assert_eq!(lives.alive(), 0, "{name}: the request body is still alive");
-    leaves_nothing(name, pool, upstreams).await;
-}
-
-/// `line` with what differs from run to run taken out.
-fn normal(line: &str, origin: &outbound_core::Origin) -> String {
-    let line = line.replace(origin.host_and_port(), "ADDR");
-    let mut words: Vec<&str> = line.split(' ').collect();
-    for at in 1..words.len() {
-        if ["µs", "ms", "s"].contains(&words[at].trim_end_matches([',', ')']))
-            && words[at - 1].parse::<f64>().is_ok()
-        {
-            words[at - 1] = "T";
-            words[at] = words[at].trim_start_matches(['µ', 'm', 's']);
-        }
-    }
-    words.join(" ").replace("T ", "T")
-}
 
 // === the exchange (section 3) ===
 

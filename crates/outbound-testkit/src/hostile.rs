@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -10,14 +10,15 @@ use tokio::{
 };
 
 use crate::{
-    Ended, Received, Script, Upstream,
+    Ended, Frame, FrameKind, Received, Script, Upstream,
+    frame::PREFACE,
     request::{Decoder, Head},
-    script::Step,
+    script::{self, Step},
     sightings::Entry,
     wire::{Wire, ended_by},
 };
 
-/// An HTTP/1 upstream that does to each connection exactly what a [`Script`] says, good or bad.
+/// An upstream that does to each connection exactly what a [`Script`] says, good or bad.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -47,6 +48,17 @@ struct Line {
     entry: Entry,
     unread: BytesMut,
     request: Option<Unfinished>,
+    frames: Frames,
+    /// Of HTTP/2: that of the last HEADERS frame.
+    stream: u32,
+}
+
+/// Whether what comes is read frame by frame, and how.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Frames {
+    No,
+    Answered,
+    Noted,
 }
 
 /// A request whose body has not been read to the end.
@@ -142,7 +154,7 @@ async fn serve_tls(socket: TcpStream, entry: Entry, script: Script, acceptor: to
 
 impl Line {
     fn new(wire: Wire, entry: Entry) -> Self {
-        Line { wire, entry, unread: BytesMut::new(), request: None }
+        Line { wire, entry, unread: BytesMut::new(), request: None, frames: Frames::No, stream: 0 }
     }
 
     /// Plays the script, and then waits for the client to close.
@@ -181,6 +193,29 @@ impl Line {
                 true => self.fill().await,
                 false => Ok(()),
             },
+            Step::Http2 => {
+                while self.unread.len() < PREFACE.len() {
+                    self.fill().await?;
+                }
+                let preface = self.unread.split_to(PREFACE.len());
+                assert_eq!(&*preface, PREFACE, "the client does not speak HTTP/2");
+                self.frames = Frames::Answered;
+                Ok(())
+            }
+            Step::UntilFrame(kind) => loop {
+                let frame = self.next_frame().await?;
+                if frame.kind == *kind && !frame.is_ack() {
+                    return Ok(());
+                }
+            },
+            Step::Mute => {
+                self.frames = Frames::Noted;
+                Ok(())
+            }
+            Step::ReadFrame(kind) => self.read_frame(*kind).await,
+            Step::ReplyFrame { kind, flags, payload } => {
+                self.write(&script::frame(*kind, *flags, self.stream, payload)).await
+            }
             Step::Write(bytes) => self.write(bytes).await,
             Step::WriteForever(bytes) => loop {
                 self.write(bytes).await?;
@@ -249,6 +284,39 @@ impl Line {
         Ok(())
     }
 
+    async fn read_frame(&mut self, kind: u8) -> Result<(), Ended> {
+        loop {
+            if self.unread.starts_with(PREFACE) {
+                self.unread.advance(PREFACE.len());
+            }
+            // A preface that has not come in full reads as a frame of 5 MB that has not, either.
+            let whole = self.unread.first_chunk::<9>().map(|head| {
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                (9 + length as usize, *head)
+            });
+            let Some((len, head)) = whole.filter(|&(len, _)| len <= self.unread.len()) else {
+                self.fill().await?;
+                continue;
+            };
+            let raw = self.unread.split_to(len).to_vec();
+            if head[3] == HEADERS {
+                self.stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+                self.entry.request(Received {
+                    connection: self.entry.number(),
+                    method: http::Method::default(),
+                    target: String::new(),
+                    headers: http::HeaderMap::new(),
+                    body: Vec::new(),
+                    raw,
+                    complete: head[4] & END_STREAM != 0,
+                });
+            }
+            if head[3] == kind {
+                return Ok(());
+            }
+        }
+    }
+
     async fn read_body(&mut self) -> Result<(), Ended> {
         while self.request.is_some() {
             if self.unread.is_empty() {
@@ -297,8 +365,29 @@ impl Line {
         taken
     }
 
+    /// Reads a frame and notes it. Those that want an answer get it.
+    async fn next_frame(&mut self) -> Result<Frame, Ended> {
+        let frame = loop {
+            match Frame::take(&mut self.unread) {
+                Some(frame) => break frame,
+                None => self.fill().await?,
+            }
+        };
+        self.entry.connection(|connection| connection.frames.push(frame.clone()));
+        let wants_answer = matches!(frame.kind, FrameKind::SETTINGS | FrameKind::PING) && !frame.is_ack();
+        if wants_answer && self.frames == Frames::Answered {
+            self.write(&Bytes::from(frame.clone().ack())).await?;
+        }
+        Ok(frame)
+    }
+
     /// Reads what comes and keeps it, until the client closes.
     async fn idle(&mut self) -> Ended {
+        while self.frames != Frames::No {
+            if let Err(ended) = self.next_frame().await {
+                return ended;
+            }
+        }
         loop {
             let bytes = self.unread.split();
             self.entry.connection(|connection| connection.unparsed.extend_from_slice(&bytes));
@@ -335,3 +424,7 @@ impl Line {
         }
     }
 }
+
+/// What an HTTP/2 client begins with (RFC 9113, 3.4).
+const HEADERS: u8 = 1;
+const END_STREAM: u8 = 1;

@@ -20,7 +20,7 @@
 //! # }
 //! ```
 //!
-//! - **Upstreams:** [`Hostile`] plays a [`Script`] to each connection, down to the byte; [`Friendly`] is hyper's server
+//! - **Upstreams:** [`Hostile`] plays a [`Script`] to each connection, down to the byte, or the HTTP/2 [`Frame`]; [`Friendly`] is hyper's server
 //!   over a handler; [`BlackHole`] and [`Refusal`] are addresses at which nobody answers. The handle on a running one,
 //!   [`Upstream`], counts sockets, keeps every request and knows how each socket ended.
 //! - **Services:** [`Probe`] panics when called without having been made ready, and counts everything a layer can leak.
@@ -37,6 +37,7 @@ mod answer;
 mod board;
 mod body;
 mod cancel;
+mod frame;
 mod friendly;
 mod gate;
 pub mod handler;
@@ -55,6 +56,7 @@ mod wire;
 pub use answer::Answer;
 pub use body::{Lives, Scripted, TestBody, assert_body_contract};
 pub use cancel::cancel_at_each_poll;
+pub use frame::{Frame, FrameKind};
 pub use friendly::{Friendly, Upload};
 pub use gate::Gate;
 pub use hostile::Hostile;

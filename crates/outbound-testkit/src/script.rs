@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{Answer, Gate};
+use crate::{Answer, FrameKind, Gate};
 
 /// The steps that a [`Hostile`](crate::Hostile) upstream takes with one connection, in order.
 ///
@@ -31,6 +31,11 @@ pub(crate) enum Step {
     ReadBody,
     ReadExactly(usize),
     FirstByte,
+    Http2,
+    UntilFrame(FrameKind),
+    Mute,
+    ReadFrame(u8),
+    ReplyFrame { kind: u8, flags: u8, payload: Bytes },
     Write(Bytes),
     WriteForever(Bytes),
     Dribble { bytes: Bytes, at_once: usize, every: Duration },
@@ -80,6 +85,41 @@ impl Script {
     /// Waits for the first byte of the next request, and reads what has come.
     pub fn first_byte(self) -> Self {
         self.step(Step::FirstByte)
+    }
+
+    /// Reads HTTP/2's preface, and from then on everything frame by frame, each of which is noted in
+    /// [`Connection::frames`](crate::Connection::frames). Whenever it reads, it acknowledges SETTINGS and answers pings.
+    /// It says nothing by itself: a server's SETTINGS are a [`Frame`](crate::Frame) that the script writes.
+    pub fn http2(self) -> Self {
+        self.step(Step::Http2)
+    }
+
+    /// Reads frames up to and including the next of this kind that is no acknowledgement.
+    pub fn until_frame(self, kind: FrameKind) -> Self {
+        self.step(Step::UntilFrame(kind))
+    }
+
+    /// From now on pings are not answered, and SETTINGS not acknowledged.
+    pub fn mute(self) -> Self {
+        self.step(Step::Mute)
+    }
+
+    /// Reads HTTP/2 frames (RFC 9113, 4.1), and the client's preface before them, until one of this type has come.
+    ///
+    /// A HEADERS frame (type 1) is entered as a request: its fields are not decoded, [`Received::raw`](crate::Received::raw) is the
+    /// frame, and it is complete if it ends the stream.
+    pub fn read_frame(self, kind: u8) -> Self {
+        self.step(Step::ReadFrame(kind))
+    }
+
+    /// Writes an HTTP/2 frame on stream `stream`.
+    pub fn frame(self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Self {
+        self.write(frame(kind, flags, stream, payload))
+    }
+
+    /// Writes an HTTP/2 frame on the stream of the HEADERS frame that was read last.
+    pub fn reply_frame(self, kind: u8, flags: u8, payload: impl Into<Bytes>) -> Self {
+        self.step(Step::ReplyFrame { kind, flags, payload: payload.into() })
     }
 
     /// Writes a complete response framed by `content-length`.
@@ -172,4 +212,11 @@ impl Script {
         self.steps.push(step);
         self
     }
+}
+
+/// An HTTP/2 frame as it is on the wire (RFC 9113, 4.1).
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [&head, payload].concat()
 }

@@ -9,7 +9,7 @@ use std::{
 
 use http::{HeaderMap, Method};
 
-use crate::board::Board;
+use crate::{Frame, board::Board};
 
 /// Everything an upstream has seen so far, from its own side of the sockets.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +37,8 @@ pub struct Connection {
     pub requests: usize,
     /// Bytes that belong to no request the script asked for.
     pub unparsed: Vec<u8>,
+    /// The frames read from it, where a script speaks [`http2`](crate::Script::http2).
+    pub frames: Vec<Frame>,
     /// How it ended; `None` while it is open.
     pub ended: Option<Ended>,
 }
@@ -143,6 +145,7 @@ impl Log {
                 bytes_in: 0,
                 requests: 0,
                 unparsed: Vec::new(),
+                frames: Vec::new(),
                 ended: None,
             });
             seen.open += 1;

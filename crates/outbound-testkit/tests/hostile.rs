@@ -300,6 +300,26 @@ async fn unread_bytes_do_not_hide_that_the_client_goes() {
     }
 }
 
+/// A client's preface and SETTINGS in two pieces, a PING, then HEADERS of stream 3 that end it; the reply is on that stream.
+#[tokio::test]
+async fn frames_are_read_and_written() {
+    let script = script().frame(4, 0, 0, &[]).read_frame(4).frame(4, 1, 0, &[]).read_frame(1).reply_frame(
+        3,
+        0,
+        vec![0, 0, 0, 8],
+    );
+    let upstream = Hostile::new(script).start();
+    let mut client = Client::of(&upstream).await;
+    client.send("PRI * HTTP/2.0\r\n\r").await;
+    client.send("\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    client.expect("\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0").await;
+    client.send("\0\0\x08\x06\0\0\0\0\x0012345678").await;
+    client.send("\0\0\x01\x01\x05\0\0\0\x03h").await;
+    client.expect("\0\0\x04\x03\0\0\0\0\x03\0\0\0\x08").await;
+    let requests = upstream.requests(1).await;
+    assert_eq!((requests.len(), &requests[0].raw[9..]), (1, &b"h"[..]));
+}
+
 #[tokio::test]
 async fn repeats_and_goes_on() {
     let exchange = script().exchange(Answer::new(200, "hello"));

@@ -90,6 +90,14 @@ impl Client {
     pub fn as_async(&self) -> &AsyncClient {
         &self.client
     }
+
+    /// Closes all connections, of all clones, and blocks until the last socket is closed: [`close`](AsyncClient::close).
+    ///
+    /// # Errors
+    /// [`InsideRuntime`].
+    pub fn close(&self) -> Result<(), BoxError> {
+        self.worker.block_on(self.client.close())
+    }
 }
 
 impl ClientExt for Client {}
@@ -146,6 +154,14 @@ impl Response {
         self.worker.block_on(self.response.text())?
     }
 
+    /// [`ResponseExt::text_within`].
+    ///
+    /// # Errors
+    /// As there, and [`InsideRuntime`].
+    pub fn text_within(self, limit: usize) -> Result<String, BoxError> {
+        self.worker.block_on(self.response.text_within(limit))?
+    }
+
     /// [`ResponseExt::json`].
     ///
     /// # Errors
@@ -153,6 +169,18 @@ impl Response {
     #[cfg(feature = "json")]
     pub fn json<T: serde::de::DeserializeOwned + Send + 'static>(self) -> Result<T, BoxError> {
         self.worker.block_on(self.response.json())?
+    }
+
+    /// [`ResponseExt::json_within`].
+    ///
+    /// # Errors
+    /// As there, and [`InsideRuntime`].
+    #[cfg(feature = "json")]
+    pub fn json_within<T: serde::de::DeserializeOwned + Send + 'static>(
+        self,
+        limit: usize,
+    ) -> Result<T, BoxError> {
+        self.worker.block_on(self.response.json_within(limit))?
     }
 
     /// [`ResponseExt::error_for_status`].

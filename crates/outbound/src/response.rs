@@ -114,7 +114,7 @@ pub struct InvalidBody {
 /// The response has a status of class 4xx or 5xx.
 ///
 /// **May the peer have acted on the request?** Yes: it has answered, and a 5xx may come after the deed.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StatusError {
     origin: Option<Origin>,
     attempt: Option<Attempt>,
@@ -302,6 +302,18 @@ impl fmt::Display for StatusError {
             return if text.is_empty() { Ok(()) } else { write!(f, ": {}", text.escape_debug()) };
         };
         write!(f, ": {}…", text[..end].escape_debug())
+    }
+}
+
+/// Without the fields, which may be cookies: [`headers`](StatusError::headers) has them.
+impl fmt::Debug for StatusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StatusError")
+            .field("origin", &self.origin)
+            .field("attempt", &self.attempt)
+            .field("status", &self.status)
+            .field("body", &self.body)
+            .finish_non_exhaustive()
     }
 }
 

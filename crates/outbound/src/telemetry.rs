@@ -9,12 +9,17 @@
 //! | `outbound.pool.unusable` | up-down counter, `{connection}` | `outbound.pool.state` (`dialing`, `closing`), `server.address`, `server.port` | connections that are not yet open, and not yet closed: they count against the limits too | [`watch_pool`] |
 //! | `outbound.pool.waiting` | up-down counter, `{request}` | `server.address`, `server.port` | calls that wait for a connection, and have none being opened for them | [`watch_pool`] |
 //! | `outbound.pool.events` | counter, `{event}` | `outbound.pool.event`: a field of [`Totals`](crate::pool::Totals) | what has happened since the pool was built | [`watch_pool`] |
+//! | `outbound.pool.exchanges` | up-down counter, `{request}` | | exchanges that go on: an HTTP/2 connection may carry several | [`watch_pool`] |
 //! | `outbound.limit.limit` | gauge, `{request}` | | calls let through at once; of a rate, the burst | [`watch_limit`] |
 //! | `outbound.limit.in_use` | up-down counter, `{request}` | | permits that are out | [`watch_limit`] |
 //! | `outbound.limit.waiting` | up-down counter, `{request}` | | calls that wait for one | [`watch_limit`] |
 //! | `outbound.limit.rejected` | counter, `{request}` | | calls turned away | [`watch_limit`] |
 //! | `outbound.limit.longest_wait` | gauge, `s` | | the longest wait that has ended | [`watch_limit`] |
 //! | `outbound.budget.refused` | counter, `{attempt}` | | retries that the budget did not pay for | [`watch_budget`] |
+//! | `outbound.guard.open` | up-down counter, `{request}` | `outbound.guard.stage` (`call`, `body`) | calls whose response is to come, and response bodies with their callers | [`watch_guard`] |
+//! | `outbound.guard.held` | up-down counter, `{request}` | | of those, the ones that nobody polls: [`Leak::Held`](crate::guard::Leak::Held) now | [`watch_guard`] |
+//! | `outbound.guard.oldest` | gauge, `s` | | the age of the oldest of those; zero if there is none | [`watch_guard`] |
+//! | `outbound.guard.leaks` | counter, `{leak}` | `outbound.guard.leak`: [`Leak::kind`](crate::guard::Leak::kind) | what has been found since the guard was made: `held`, `abandoned`, `forgotten`, `churn` of clients, … | [`watch_guard`] |
 //! | `outbound.stall.count` | counter, `{stall}` | | timers that this runtime ran late | [`watch_stalls`] |
 //! | `outbound.stall.longest` | gauge, `s` | | how late at most | [`watch_stalls`] |
 //!
@@ -35,6 +40,8 @@
 
 pub use outbound_telemetry::*;
 
+#[cfg(feature = "guard")]
+mod guard;
 #[cfg(feature = "limit")]
 mod limit;
 #[cfg(feature = "pool")]
@@ -44,6 +51,8 @@ mod retry;
 #[cfg(feature = "timeout")]
 mod timeout;
 
+#[cfg(feature = "guard")]
+pub use guard::watch_guard;
 #[cfg(feature = "limit")]
 pub use limit::watch_limit;
 #[cfg(feature = "pool")]

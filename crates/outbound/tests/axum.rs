@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
-    extract::{FromRef, State},
+    extract::{FromRef, Path, State},
     response::IntoResponse,
     routing::get,
 };
@@ -208,6 +208,48 @@ async fn a_caller_that_hangs_up_cancels_the_call() {
     assert_eq!(upstream.sightings().requests.len(), 1, "and no retry");
 }
 
+/// The preset is state as any stack is: its calls end when the time of the caller does, whatever it has left itself.
+#[cfg(feature = "client")]
+#[tokio::test(start_paused = true)]
+async fn the_preset_is_state() {
+    use outbound::{Client, pool::connect::Matcher};
+
+    async fn ask(client: Outbound<Client>, path: Path<String>) -> Result<String, UpstreamFailed> {
+        Ok(client.get(format!("/{}", *path)).send().await?.text().await?)
+    }
+
+    /// The same, whatever the caller says.
+    async fn insist(client: State<Client>, path: Path<String>) -> Result<String, UpstreamFailed> {
+        Ok(client.get(format!("/{}", *path)).send().await?.text().await?)
+    }
+
+    let answering = Hostile::new(Script::new().exchange(Answer::new(200, "hello")).stall()).start();
+    let silent = Hostile::new(Script::new().read_head().stall()).start();
+    for (name, upstream, path, status, took) in [
+        ("answered", &answering, "ask", 200, 0),
+        ("by its own deadline", &silent, "insist", 504, 2_000),
+        ("by the caller's", &silent, "ask", 504, 800),
+    ] {
+        let builder = Client::builder().proxy(Matcher::builder().build());
+        let client = builder.base_url(upstream.uri("/")).total_timeout(ms(2_000)).build().unwrap();
+        let app = Router::new()
+            .route("/ask/{path}", get(ask))
+            .route("/insist/{path}", get(insist))
+            .layer(InboundDeadlineLayer::new(ms(10_000)))
+            .with_state(client.clone());
+        let addr = serve(app).await;
+        let begun = Instant::now();
+        let request = Request::get(format!("http://{addr}/{path}/hello"))
+            .header("x-envoy-expected-rq-timeout-ms", "800")
+            .body(Body::empty())
+            .unwrap();
+        let response = Pool::builder().build(Tcp::new()).unwrap().oneshot(request).await.unwrap();
+        assert_eq!((response.status().as_u16(), begun.elapsed()), (status, ms(took)), "{name}");
+        client.leaks().assert_no_leaks();
+        assert_eq!(client.pool().stats().connections.active, 0, "{name}");
+    }
+}
+
 /// The caller's trace goes on at the upstream, and what it sent goes through.
 #[tokio::test]
 async fn the_callers_trace_goes_on() {
@@ -258,10 +300,7 @@ impl Front {
             .layer(InboundDeadlineLayer::new(ms(10_000)))
             .layer(RemoteContextLayer::new())
             .with_state(app);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        tokio::spawn(async { axum::serve(listener, app).await });
-        Self { addr, pool, meters, metrics }
+        Self { addr: serve(app).await, pool, meters, metrics }
     }
 
     /// What a caller with these headers gets.
@@ -296,6 +335,13 @@ impl Front {
             other => panic!("{other:?}"),
         }
     }
+}
+
+async fn serve(app: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async { axum::serve(listener, app).await });
+    addr
 }
 
 async fn ask(

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 fn response(status: u16, body: TestBody) -> Response<TestBody> {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    response.headers_mut().insert("set-cookie", "session=secret".parse().unwrap());
     response
 }
 
@@ -121,6 +122,7 @@ async fn a_bad_status_is_an_error_that_keeps_what_the_server_said() -> Result<()
         assert_eq!(error.to_string(), line, "{name}");
         let error = find::<StatusError>(&*error).unwrap();
         assert_eq!((error.status().as_u16(), error.body().len()), (status, kept), "{name}");
+        assert!(!format!("{error:?}").contains("cookie"), "{name}: {error:?}");
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! What the parts of a stack have to show.
 #![cfg(feature = "telemetry")]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, num::NonZeroU32, time::Duration};
 
 use http::Request;
 use http_body_util::BodyExt;
@@ -11,15 +11,16 @@ use opentelemetry_sdk::metrics::{
     data::{AggregatedMetrics, MetricData},
 };
 use outbound::{
-    Body, Pool,
+    Body, Construction, Pool,
+    guard::LeakGuardLayer,
     limit::Limiter,
     pool::connect::Tcp,
     retry::{Budget, Ratio},
-    telemetry::{watch_budget, watch_limit, watch_pool, watch_stalls},
+    telemetry::{watch_budget, watch_guard, watch_limit, watch_pool, watch_stalls},
     timeout::StallMonitor,
 };
-use outbound_testkit::{Answer, Gate, Hostile, Script};
-use tower::{ServiceBuilder, ServiceExt};
+use outbound_testkit::{Answer, Gate, Hostile, Plan, Probe, Script, TestBody};
+use tower::{Layer, ServiceBuilder, ServiceExt};
 
 #[tokio::test]
 async fn a_pool_shows_its_connections() {
@@ -43,6 +44,7 @@ async fn a_pool_shows_its_connections() {
     let of = |state: &str, value| (format!("http.connection.state={state} {server}"), value);
     assert_eq!(told.values("http.client.open_connections"), [of("active", 1.0), of("idle", 0.0)]);
     assert_eq!(told.values("outbound.pool.waiting"), [(server.clone(), 1.0)]);
+    assert_eq!(told.values("outbound.pool.exchanges"), [("outbound.name=users".to_owned(), 1.0)]);
     waiting.abort();
     let _ = waiting.await;
 
@@ -55,8 +57,12 @@ async fn a_pool_shows_its_connections() {
         let attributes = format!("outbound.name=users outbound.pool.event={name}");
         events.iter().find(|event| event.0 == attributes).unwrap_or_else(|| panic!("{name}: {events:?}")).1
     };
-    assert_eq!(events.len(), 10);
-    assert_eq!((event("opened"), event("waited"), event("reused"), event("lost")), (1.0, 1.0, 0.0, 0.0));
+    let names = fields(&pool.stats().totals);
+    assert_eq!(events.len(), names.len(), "each of {names:?}");
+    for name in names {
+        let expected = if ["dialed", "opened", "waited"].contains(&&*name) { 1.0 } else { 0.0 };
+        assert_eq!(event(&name), expected, "{name}");
+    }
 
     drop((pool, watch));
     upstream.all_closed().await;
@@ -65,6 +71,75 @@ async fn a_pool_shows_its_connections() {
         [],
         "the watch held the pool, and the meter does not"
     );
+}
+
+/// A connection that has served enough, as the pool counts it.
+#[tokio::test]
+async fn a_retired_connection_is_an_event() {
+    let upstream = Hostile::new(Script::new().exchange(Answer::new(200, "hello")).stall()).start();
+    let told = Told::new();
+    let pool = Pool::builder().max_requests_per_connection(1).build(Tcp::new()).unwrap();
+    let _watch = watch_pool(&told.meter(), "users", &pool);
+    let request = Request::get(upstream.uri("/")).body(Body::empty()).unwrap();
+    pool.clone().oneshot(request).await.unwrap().into_body().collect().await.unwrap();
+    upstream.all_closed().await;
+    let retired = ("outbound.name=users outbound.pool.event=retired".to_owned(), 1.0);
+    assert!(told.values("outbound.pool.events").contains(&retired));
+}
+
+/// On the real clock: the meter collects on a thread of its own, which knows of no other.
+#[tokio::test]
+async fn a_leak_guard_shows_what_it_sees() {
+    let told = Told::new();
+    let builder = LeakGuardLayer::builder().held(Duration::ZERO);
+    let (layer, detector) = builder.churn(NonZeroU32::new(2).unwrap(), Duration::MAX).pair();
+    let _watch = watch_guard(&told.meter(), "users", &detector);
+    let body = || Plan::new().body(TestBody::new().data("01234").data("56789"));
+    let (inner, _probe) = Probe::pair([body(), body(), body(), Plan::new().never_answers()]);
+    let service = layer.layer(inner);
+    let get = || Request::get("http://a.example/").body(TestBody::new()).unwrap();
+    let call = || Box::pin(service.clone().oneshot(get()));
+    let held = (call().await.unwrap(), call().await.unwrap());
+    drop(call().await.unwrap());
+    let waiting = tokio::spawn(call());
+    for _ in 0..2 {
+        Construction::announce("client");
+    }
+    while detector.stats().totals.held < 2 {
+        tokio::task::yield_now().await;
+    }
+
+    let alone = || "outbound.name=users".to_owned();
+    let of = |key: &str, value: &str| format!("outbound.guard.{key}={value} outbound.name=users");
+    let leaks = |held, returned, abandoned| -> Series {
+        let found = [("held", held), ("returned", returned), ("abandoned", abandoned), ("churn", 1.0)];
+        let mut kinds: Vec<_> =
+            fields(&detector.stats().totals).iter().map(|name| name.replace("clients_", "client_")).collect();
+        kinds.sort();
+        let count = |kind: &str| found.iter().find(|found| found.0 == kind).map_or(0.0, |found| found.1);
+        kinds.iter().map(|kind| (of("leak", kind), count(kind))).collect()
+    };
+    #[rustfmt::skip]
+    let rows = [
+        ("outbound.guard.open",  "updowncounter", "{request}", vec![(of("stage", "body"), 2.0), (of("stage", "call"), 1.0)]),
+        ("outbound.guard.held",  "updowncounter", "{request}", vec![(alone(), 2.0)]),
+        ("outbound.guard.leaks", "counter",       "{leak}",    leaks(2.0, 0.0, 1.0)),
+    ];
+    let mut metrics = told.metrics();
+    let (kind, unit, oldest) = metrics.remove("outbound.guard.oldest").unwrap();
+    assert_eq!((kind, &*unit, oldest.len()), ("gauge", "s", 1));
+    assert!(oldest[0].0 == alone() && oldest[0].1 > 0.0, "{oldest:?}");
+    assert_eq!(metrics.len(), rows.len());
+    for (name, kind, unit, series) in rows {
+        assert_eq!(metrics[name], (kind, unit.to_owned(), series), "{name}");
+    }
+
+    waiting.abort();
+    let _ = waiting.await;
+    drop(held);
+    let zero = ["open", "held", "oldest"].map(|name| told.values(&format!("outbound.guard.{name}")));
+    assert_eq!(zero.concat().iter().map(|series| series.1).collect::<Vec<_>>(), [0.0; 4], "back to zero");
+    assert_eq!(told.values("outbound.guard.leaks"), leaks(2.0, 2.0, 3.0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -82,7 +157,7 @@ async fn limits_budgets_and_stalls_show_their_numbers() {
         watch_budget(&told.meter(), "users", &budget),
         watch_stalls(&told.meter(), "main", &monitor),
     );
-    let (inner, _probe) = outbound_testkit::Probe::pair([outbound_testkit::Plan::new().never_answers()]);
+    let (inner, _probe) = Probe::pair([Plan::new().never_answers()]);
     let layer = outbound::ConcurrencyLimitLayer::new(limiter).max_waiting(1);
     let service = ServiceBuilder::new().layer(layer).service(inner);
     let call =
@@ -112,6 +187,12 @@ async fn limits_budgets_and_stalls_show_their_numbers() {
     let values = ["in_use", "waiting"].map(|name| told.values(&format!("outbound.limit.{name}"))[0].1);
     assert_eq!(values, [0.0, 0.0], "back to zero");
     assert!(told.values("outbound.limit.longest_wait")[0].1 > 0.0);
+}
+
+/// The names of a struct's fields, all of which are numbers: so that one that is added is not left out.
+fn fields(numbers: &impl Debug) -> Vec<String> {
+    let printed = format!("{numbers:#?}");
+    printed.lines().filter_map(|line| Some(line.trim().split_once(": ")?.0.to_owned())).collect()
 }
 
 struct Told {

@@ -27,6 +27,12 @@ pub fn report(phase: Phase) {
     let _ = PROGRESS.try_with(|progress| progress.enter(phase));
 }
 
+/// Whether the dial now being polled is for HTTP/1.1 alone, because its request is an upgrade or a `CONNECT`: a connector that
+/// negotiates the version is to offer no other. `false` outside a pool.
+pub fn http1_only() -> bool {
+    PROGRESS.try_with(|progress| progress.http1_only).unwrap_or(false)
+}
+
 /// `dial`, which may take so long to connect.
 pub(super) fn within<F>(limit: Duration, dial: F) -> TaskLocalFuture<Duration, F>
 where
@@ -64,6 +70,7 @@ pub(crate) struct Dialed<T> {
 pub(crate) struct Progress {
     phase: Arc<AtomicU8>,
     limits: Limits,
+    http1_only: bool,
 }
 
 tokio::task_local! {
@@ -73,8 +80,8 @@ tokio::task_local! {
 
 impl Progress {
     /// Until the connector says otherwise it is connecting.
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self { phase: Arc::new(AtomicU8::new(Phase::Connect as u8)), limits }
+    pub(crate) fn new(limits: Limits, http1_only: bool) -> Self {
+        Self { phase: Arc::new(AtomicU8::new(Phase::Connect as u8)), limits, http1_only }
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -112,6 +119,10 @@ impl Progress {
             timings.add(phase, since.elapsed());
             match ended {
                 None => return Err(Elapsed::new(phase, limit).took(since.elapsed()).into()),
+                // The connector knows the same limit, and was first to notice.
+                Some(Poll::Ready(Err(error))) if since.elapsed() >= limit && is_timeout(&*error) => {
+                    return Err(Elapsed::new(phase, limit).took(since.elapsed()).into());
+                }
                 Some(Poll::Ready(opened)) => {
                     let io = opened?;
                     let connected = io.connected();
@@ -147,8 +158,14 @@ pub(crate) fn kind_of(phase: Phase, error: &(dyn Error + 'static)) -> Kind {
         Phase::Resolve => Kind::Resolve,
         Phase::Tls if is_certificate(error) => Kind::Certificate,
         Phase::Tls if said != Kind::Reset => Kind::Tls,
+        // There is no response yet that could be cut short.
+        _ if said == Kind::Truncated => Kind::Closed,
         _ => said,
     }
+}
+
+fn is_timeout(error: &(dyn Error + 'static)) -> bool {
+    Failure::of(error).kind() == Kind::Timeout
 }
 
 #[cfg(feature = "rustls")]

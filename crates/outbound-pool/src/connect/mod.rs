@@ -21,7 +21,7 @@ let pool = Pool::builder().build(connector)?;
 //! |---|---|
 //! | over TCP | [`Tcp`] |
 //! | and encrypt what is `https` | `Tls` around it, with `webpki_roots()`, `platform_verifier()` or a configuration of your own |
-//! | with HTTP/2 | `Tls::protocols` |
+//! | with one version of HTTP only | `Tls::protocols` |
 //! | through a proxy | `Proxy`, inside `Tls` (feature `proxy`) |
 //! | to a Unix socket | `Unix` |
 //! | to a server within the process, for tests | [`InMemory`] |
@@ -38,8 +38,9 @@ let pool = Pool::builder().build(connector)?;
 //! What a connector does for a URI follows from the URI's origin and the connector alone: which proxy, which TLS configuration,
 //! which protocols. So the pool keeps connections by origin, and two pools are what keeps two such choices apart.
 //!
-//! A connector that wants to do well by the pool does two things more, both optional: it calls [`report`] as it goes from phase to
-//! phase, and it adds a [`Liveness`] to its [`Connected`](hyper_util::client::legacy::connect::Connected).
+//! A connector that wants to do well by the pool does three things more, all optional: it calls [`report`] as it goes from phase to
+//! phase, it adds a [`Liveness`] to its [`Connected`](hyper_util::client::legacy::connect::Connected), and it offers no HTTP/2 when
+//! [`http1_only`] is true.
 
 mod admit;
 mod dial;
@@ -63,7 +64,7 @@ mod unix;
 mod watched;
 
 pub use admit::{NotAdmitted, public_only};
-pub use dial::report;
+pub use dial::{http1_only, report};
 pub use encrypted::NotEncrypted;
 pub use forwarding::ProxyAuthorization;
 #[cfg(feature = "hickory")]

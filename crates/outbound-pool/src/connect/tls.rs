@@ -19,9 +19,10 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower_service::Service;
 
-use super::{Connect, encrypted::For, report};
+use super::{Connect, encrypted::For, http1_only, report};
 
-/// Encrypts what `C` opens for `https` URIs, and leaves what it opens for `http` alone.
+/// Encrypts what `C` opens for `https` URIs, and leaves what it opens for `http` alone. Inside another `Tls` it encrypts only the way to
+/// a [`Proxy`](super::Proxy): the rest is that one's.
 ///
 /// Certificates are verified; there is no switch to turn that off. Who has to do otherwise brings a [`ClientConfig`] that does.
 #[derive(Clone)]
@@ -38,11 +39,11 @@ pub struct Tls<C> {
 #[non_exhaustive]
 pub enum Protocols {
     /// HTTP/1.1 alone.
-    #[default]
     Http1,
     /// HTTP/2 alone: a server that does not choose it is not spoken to, but fails with [`NoHttp2`].
     Http2,
-    /// HTTP/2, and HTTP/1.1 where the server does not know it.
+    /// HTTP/2, and HTTP/1.1 where the server does not know it, or the request is an upgrade or a `CONNECT`.
+    #[default]
     Both,
 }
 
@@ -91,7 +92,7 @@ impl<C> Tls<C> {
         Self { inner, connector: Arc::new(config).into(), protocols: Protocols::default() }
     }
 
-    /// The versions of HTTP that the server may choose from; HTTP/1.1 alone by default. A proxy is offered that in any case.
+    /// The versions of HTTP that the server may choose from; both by default. A proxy is offered that in any case.
     #[must_use]
     pub fn protocols(mut self, protocols: Protocols) -> Self {
         self.protocols = protocols;
@@ -121,13 +122,18 @@ impl<C: Connect> Service<Uri> for Tls<C> {
         let (connector, protocols) = (self.connector.clone(), self.protocols);
         let opening = For::Tls.open(self.inner.call(uri));
         Box::pin(async move {
-            if !is_https {
+            // Inside a proxy that was not needed, what this opens goes straight to the origin, and the `Tls` around encrypts it.
+            if !is_https || For::now() == Some(For::Tls) {
                 return Ok(MaybeTls::Plain(opening.await.map_err(Into::into)?));
             }
             let name = name.unwrap_or(Err(rustls::pki_types::InvalidDnsNameError))?;
             let io = opening.await.map_err(Into::into)?;
             report(Phase::Tls);
-            let protocols = if For::now() == Some(For::Proxy) { Protocols::Http1 } else { protocols };
+            let protocols = match protocols {
+                _ if For::now() == Some(For::Proxy) => Protocols::Http1,
+                Protocols::Both if http1_only() => Protocols::Http1,
+                chosen => chosen,
+            };
             let stream = connector.with_alpn(protocols.alpn()).connect(name, TokioIo::new(io)).await?;
             if protocols == Protocols::Http2 && !is_h2(&stream) {
                 return Err(NoHttp2.into());

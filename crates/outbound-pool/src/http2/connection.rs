@@ -183,7 +183,9 @@ impl fmt::Debug for Http2 {
 
 fn builder(http: Http) -> client::Builder {
     let mut builder = client::Builder::new();
-    let head = u32::try_from(http.max_head_size).unwrap_or(u32::MAX);
+    // h2 does not tell a head that is too large from one that is wrong. So the limit is looked after where the head arrives, and this
+    // one, which counts 32 bytes more for each field (RFC 9113, 6.5.2), is for what is too large to be read at all.
+    let head = u32::try_from(http.max_head_size).unwrap_or(u32::MAX).saturating_mul(4);
     builder
         .enable_push(false)
         // None before the peer has said how many.
@@ -208,7 +210,7 @@ impl Meter for Traffic {
         Ok(())
     }
 
-    fn wrote(&self, bytes: usize) {
+    fn wrote(&self, bytes: usize, _: bool) {
         self.written.fetch_add(bytes as u64, Relaxed);
     }
 }

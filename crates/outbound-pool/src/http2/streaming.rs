@@ -38,7 +38,7 @@ pub(crate) struct Streaming {
     stream: Option<Stream>,
     sender: SendRequest<Bytes>,
     /// The request, or its head when its body has gone out.
-    call: Option<Call>,
+    call: Option<Box<Call>>,
     /// Its record.
     exchange: Exchange,
     /// Somebody watches the exchange.
@@ -116,7 +116,7 @@ impl Drop for Stream {
 // === Streaming ===
 
 impl Streaming {
-    pub(crate) fn new(lease: Lease, mut call: Call) -> Self {
+    pub(crate) fn new(lease: Lease, mut call: Box<Call>) -> Self {
         let idle_since = lease.idle_since();
         let stream = Stream::new(lease);
         let tracked = call.exchange.is_some();
@@ -189,15 +189,19 @@ impl Streaming {
                 Poll::Ready(Err(Stopped::Stream)) | Poll::Pending => {}
             }
         }
+        let limit = head_limit(&self.stream);
+        let too_large = |exchange: &Exchange| {
+            let error = TransportError::new(Kind::TooLarge, exchange).because(HeadTooLarge { limit });
+            Poll::Ready(Err(Failed::For(error.into())))
+        };
         while let Poll::Ready(Some(Ok(interim))) = sent.response.poll_informational(cx) {
             sent.interim += head_size(interim.headers()) + STATUS;
-            let limit = exchange_limit(&self.stream);
             if sent.interim > limit {
-                let error = TransportError::new(Kind::TooLarge, &*exchange).because(HeadTooLarge { limit });
-                return Poll::Ready(Err(Failed::For(error.into())));
+                return too_large(exchange);
             }
         }
         let head = match ready!(Pin::new(&mut sent.response).poll(cx)) {
+            Ok(head) if sent.interim + head_size(head.headers()) > limit => return too_large(exchange),
             Ok(head) => head,
             Err(error) => {
                 let pump = sent.pump.take();
@@ -238,11 +242,12 @@ impl Streaming {
             stream.handle().refused();
         }
         let call = self.call.take().filter(|call| !call.is_second);
-        let is_lost = error.is_io() || error.is_go_away();
+        // Who did not answer a ping has been waited for long enough.
+        let is_lost = (error.is_io() || error.is_go_away()) && !stream.handle().silent.load(Relaxed);
         let may_go_again = |call: &Call| {
             !was_sent || is_refused || (self.was_used && is_silent && is_lost && call.is_idempotent)
         };
-        if let Some(mut call) = call.filter(may_go_again).map(Box::new) {
+        if let Some(mut call) = call.filter(|call| may_go_again(call)) {
             let body = match pump {
                 Some(pump) => pump.into_upload(),
                 None if was_sent => Some(Upload::default()),
@@ -325,7 +330,7 @@ impl fmt::Debug for Streaming {
     }
 }
 
-fn exchange_limit(stream: &Option<Stream>) -> usize {
+fn head_limit(stream: &Option<Stream>) -> usize {
     stream.as_ref().map_or(usize::MAX, |stream| stream.handle.max_head)
 }
 

@@ -10,7 +10,7 @@ pub(super) struct List<const LINK: usize> {
 }
 
 /// An entry's neighbours in each of the lists it may be in.
-pub(super) type Links = [Link; 2];
+pub(super) type Links = [Link; 3];
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Link {
@@ -33,6 +33,22 @@ impl<const LINK: usize> List<LINK> {
 
     pub(super) fn newest(&self) -> Option<usize> {
         (self.tail != NONE).then_some(self.tail)
+    }
+
+    /// The newest that is `such`.
+    pub(super) fn newest_such<T: Linked>(
+        &self,
+        entries: &mut Slab<T>,
+        such: impl Fn(&T) -> bool,
+    ) -> Option<usize> {
+        let mut next = self.newest()?;
+        while let Some(entry) = entries.get_mut(next) {
+            if such(entry) {
+                return Some(next);
+            }
+            next = entry.links()[LINK].before;
+        }
+        None
     }
 
     pub(super) fn push(&mut self, entries: &mut Slab<impl Linked>, key: usize) {

@@ -15,7 +15,7 @@
 //! 2. A waiter without a dial waits only while its host is full, or while all is full, or while its host, whose connections are
 //!    shared as far as is known, is dialing for another.
 //! 3. While all is full and such a waiter's host is not, nothing is idle that is not on its way out for it.
-//! 4. Nobody waits for a host of which a connection is idle, or shared and has room.
+//! 4. Nobody waits for a host of which a connection is idle, or shared, and has room.
 //!
 //! Wakers run, and connections are dropped, after the lock has been let go ([`Effects`]).
 
@@ -117,8 +117,8 @@ impl<K: Clone + Eq + Hash, C: Share> Slots<K, C> {
         self.with(|state, _| state.stats())
     }
 
-    pub(crate) fn holders(&self, key: &K) -> Holders {
-        self.with(|state, _| state.holders(key, Instant::now()))
+    pub(crate) fn holders(&self, key: &K, apart: bool) -> Holders {
+        self.with(|state, _| state.holders(key, apart, Instant::now()))
     }
 
     /// What happens from now on.
@@ -144,8 +144,11 @@ impl<K: Clone + Eq + Hash, C: Share> Slots<K, C> {
     }
 
     fn apply(&self, effects: Effects<K, C>) {
-        let Effects { wake, forget, close, told } = effects;
-        drop((forget, close));
+        if effects.is_none() {
+            return;
+        }
+        let Effects { wake, forget, shed, close, told } = effects;
+        drop((forget, shed, close));
         told.into_iter().for_each(|event| self.tell(|| event));
         wake.into_iter().for_each(Waker::wake);
     }

@@ -16,13 +16,17 @@ use crate::events::Why;
 
 /// Of even number: for one exchange at a time. Of odd number: for several.
 impl Share for u32 {
+    fn park(&mut self) -> Option<Box<dyn Send>> {
+        Some(Box::new(()))
+    }
+
     fn share(&self) -> Self {
         *self
     }
 }
 
 fn ask() -> Ask {
-    Ask { ticket: None, site: None, now: Now::read(), nature: Nature::Exclusive }
+    Ask { ticket: None, site: None, now: Now::read(), nature: Nature::Exclusive, apart: false }
 }
 
 /// No limit but these.
@@ -34,6 +38,7 @@ fn limits_of(total: usize, per_host: usize, waiting: usize) -> Limits {
         idle_per_host: per_host,
         waiting,
         idle_timeout: Duration::from_secs(10),
+        park_after: Duration::ZERO,
         lifetime: None,
         requests: u64::MAX,
         seed: 0,
@@ -127,7 +132,7 @@ mod random {
             .prop_map(|((total, per_host, idle, idle_per_host, waiting), requests, lifetime)| Limits {
                 idle: idle.min(total),
                 idle_per_host,
-                idle_timeout: Duration::from_nanos(1),
+                idle_timeout: if idle % 2 == 0 { Duration::from_nanos(1) } else { Duration::from_secs(10) },
                 requests,
                 lifetime,
                 ..limits_of(total, per_host.min(total), waiting)
@@ -137,7 +142,10 @@ mod random {
     impl World {
         fn step(&mut self, slots: &Arc<Slots<Key, Conn>>, step: Move, next: &mut Conn) {
             match step {
-                Move::Ask(host) => match slots.acquire(&host, Ask { nature: nature(host), ..ask() }) {
+                // The last of the hosts is the first once more, apart.
+                Move::Ask(host) => match slots
+                    .acquire(&(host % 3), Ask { nature: nature(host), apart: host == 3, ..ask() })
+                {
                     Ok(Acquire::Now(lease)) => self.leases.push(lease),
                     Ok(Acquire::Later(waiting)) => self.waiters.push((host, waiting, Arc::default())),
                     Err(_) => {}

@@ -38,11 +38,16 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             }
             self.condemn(self.id(index), Why::Evicted, fx);
         }
-        while let Some(index) = self.hosts[host].shelf.newest() {
+        while let Some(index) = self.newest_idle(host) {
             let Some(why) = self.is_stale(index, now) else { return Some(index) };
             self.close_idle(index, why, fx);
         }
         None
+    }
+
+    /// The idle one used last, of those that allow an exchange: one whose peer allows none, or may not be there any more, is idle too.
+    fn newest_idle(&mut self, host: usize) -> Option<usize> {
+        self.hosts[host].shelf.newest_such(&mut self.records, |record| !record.is_barred())
     }
 
     /// Whether it has been idle for longer than it may by either clock, or has lived too long, and nobody has noticed: the runtime,
@@ -119,8 +124,9 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
     /// Gives what its shared connections have room for to a host's waiters, the oldest first.
     pub(super) fn serve(&mut self, host: usize, now: Instant, fx: &mut Effects<K, C>) {
         while let Some((&ticket, &waiter)) = self.hosts[host].queue.first_key_value() {
-            let entry = &self.hosts[host];
-            let Some(index) = entry.open.oldest().or_else(|| entry.shelf.newest()) else { break };
+            let Some(index) = self.hosts[host].open.oldest().or_else(|| self.newest_idle(host)) else {
+                break;
+            };
             if self.is_overdue_before(ticket) {
                 self.condemn(self.id(index), Why::Evicted, fx);
                 continue;
@@ -201,6 +207,8 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             granted: 0,
             retires: None,
             why: None,
+            asked_to_park: false,
+            parked: false,
         });
         self.counts.dialing += 1;
         self.hosts[host].counts.dialing += 1;
@@ -270,6 +278,18 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
                 (connection, since)
             }
             _ => unreachable!("only idle records are shelved"),
+        }
+    }
+
+    /// Makes an idle connection give back all that it can do without.
+    pub(super) fn park(&mut self, index: usize, fx: &mut Effects<K, C>) {
+        self.unparked.remove(&mut self.records, index);
+        let record = &mut self.records[index];
+        record.asked_to_park = true;
+        if let Stage::Idle { connection, .. } | Stage::Shared { connection, .. } = &mut record.stage {
+            let shed = connection.park();
+            record.parked = shed.is_some();
+            fx.shed.extend(shed);
         }
     }
 
@@ -392,6 +412,10 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             Spot::Shelf => {
                 self.shelf.remove(records, index);
                 host.shelf.remove(records, index);
+                records[index].parked = false;
+                if !std::mem::take(&mut records[index].asked_to_park) {
+                    self.unparked.remove(records, index);
+                }
             }
             Spot::Open => host.open.remove(records, index),
             Spot::Nowhere => {}
@@ -400,6 +424,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             Spot::Shelf => {
                 self.shelf.push(records, index);
                 host.shelf.push(records, index);
+                self.unparked.push(records, index);
             }
             Spot::Open => host.open.push(records, index),
             Spot::Nowhere => {}
@@ -421,9 +446,17 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         }
     }
 
-    pub(super) fn open_host(&mut self, key: &K, nature: Nature) -> usize {
-        let host = self.hosts.insert(Host::new(key.clone(), nature));
-        self.by_key.insert(key.clone(), host);
+    /// The same host is often asked for again: comparing is cheaper than hashing.
+    pub(super) fn host(&mut self, key: &K, apart: bool) -> Option<usize> {
+        if self.hosts.get(self.last).is_none_or(|host| host.apart != apart || host.key != *key) {
+            self.last = *self.by_key[usize::from(apart)].get(key)?;
+        }
+        Some(self.last)
+    }
+
+    pub(super) fn open_host(&mut self, key: &K, apart: bool, nature: Nature) -> usize {
+        let host = self.hosts.insert(Host::new(key.clone(), apart, nature));
+        self.by_key[usize::from(apart)].insert(key.clone(), host);
         host
     }
 
@@ -432,7 +465,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         let is_cold = |host: &Host<K>| host.registered == 0 && host.counts.open() == 0;
         if self.hosts.get(host).is_some_and(is_cold) {
             let host = self.hosts.remove(host);
-            self.by_key.remove(&host.key);
+            self.by_key[usize::from(host.apart)].remove(&host.key);
         }
     }
 
@@ -461,6 +494,11 @@ impl<C> Record<C> {
         }
     }
 
+    /// Idle, and not for anybody at present.
+    pub(super) fn is_barred(&self) -> bool {
+        matches!(self.stage, Stage::Shared { streams: 0, room: 0, .. })
+    }
+
     /// In use, and not for others any more.
     fn is_draining(&self) -> bool {
         self.why.is_some() && matches!(self.stage, Stage::Shared { streams: 1.., .. })
@@ -468,9 +506,10 @@ impl<C> Record<C> {
 }
 
 impl<K> Host<K> {
-    fn new(key: K, nature: Nature) -> Self {
+    fn new(key: K, apart: bool, nature: Nature) -> Self {
         Self {
             key,
+            apart,
             nature,
             counts: Counts::default(),
             shelf: List::new(),

@@ -28,11 +28,16 @@ pub(super) struct State<K, C> {
     /// Somebody listens to what happens.
     pub(super) observed: bool,
     pub(super) hosts: Slab<Host<K>>,
-    pub(super) by_key: HashMap<K, usize>,
+    /// Those for whoever takes what there is, and those that are kept apart.
+    pub(super) by_key: [HashMap<K, usize>; 2],
+    /// The host that was asked for last, or one that has gone since.
+    pub(super) last: usize,
     pub(super) records: Slab<Record<C>>,
     pub(super) waiters: Slab<Waiter<C>>,
     /// All idle records, the least recently used first.
     pub(super) shelf: List<ALL>,
+    /// Those of them that are not parked yet.
+    pub(super) unparked: List<UNPARKED>,
     /// When each record has lived long enough, where that is limited.
     pub(super) lifetimes: BTreeSet<(Instant, RecordId)>,
     /// For each host that may dial but has waiters without a dial: the oldest of them.
@@ -58,6 +63,8 @@ pub(crate) struct Limits {
     pub(crate) waiting: usize,
     /// How long a connection may be idle.
     pub(crate) idle_timeout: Duration,
+    /// How long it is idle until it is parked.
+    pub(crate) park_after: Duration,
     /// How long it may live, and still take another exchange.
     pub(crate) lifetime: Option<Duration>,
     /// How many exchanges it may carry.
@@ -78,6 +85,7 @@ pub(crate) struct Now {
 
 pub(super) struct Host<K> {
     pub(super) key: K,
+    pub(super) apart: bool,
     pub(super) nature: Nature,
     pub(super) counts: Counts,
     pub(super) shelf: List<HOST>,
@@ -112,6 +120,10 @@ pub(super) struct Record<C> {
     pub(super) retires: Option<Instant>,
     /// It takes no more exchanges, for this reason.
     pub(super) why: Option<Why>,
+    /// It is idle, and has been asked to be nothing but its socket.
+    pub(super) asked_to_park: bool,
+    /// And it is.
+    pub(super) parked: bool,
 }
 
 pub(super) enum Stage<C> {
@@ -209,6 +221,8 @@ pub(super) struct Effects<K, C> {
     pub(super) wake: Vec<Waker>,
     /// Wakers nobody waits with any more: dropping one is user code too.
     pub(super) forget: Option<Waker>,
+    /// What connections have given back.
+    pub(super) shed: Vec<Box<dyn Send>>,
     pub(super) close: Vec<C>,
     pub(super) told: Vec<Event<K>>,
 }
@@ -222,12 +236,17 @@ pub(crate) struct Ask {
     pub(crate) now: Now,
     /// What the host's connections are taken for until one is open.
     pub(crate) nature: Nature,
+    /// Only a connection will do that was opened for such as this one.
+    pub(crate) apart: bool,
 }
 
 /// A connection, as far as the machine is concerned.
 pub(crate) trait Share {
     /// Another handle to a connection that carries several exchanges at once. Never asked of any other.
     fn share(&self) -> Self;
+
+    /// Makes an idle connection give back what it can do without until it is used again: what is returned is dropped outside the lock.
+    fn park(&mut self) -> Option<Box<dyn Send>>;
 }
 
 // === State: taking ===
@@ -241,10 +260,12 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             closers: Vec::new(),
             observed: false,
             hosts: Slab::new(),
-            by_key: HashMap::new(),
+            by_key: [HashMap::new(), HashMap::new()],
+            last: 0,
             records: Slab::new(),
             waiters: Slab::new(),
             shelf: List::new(),
+            unparked: List::new(),
             lifetimes: BTreeSet::new(),
             blocked: BTreeMap::new(),
             undialed: 0,
@@ -267,7 +288,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         if self.closed {
             return Err(Refusal::Closed);
         }
-        let host = self.by_key.get(key).copied();
+        let host = self.host(key, ask.apart);
         let found = host.and_then(|host| self.find(host, ask.now, fx));
         // Who has had a place does not lose it to the limit on newcomers.
         if found.is_none() && ask.ticket.is_none() {
@@ -277,7 +298,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         if let Some(index) = found {
             return Ok(Acquired::Now(ticket, self.take(index, ask.now.at, ask.site, fx)));
         }
-        let host = host.unwrap_or_else(|| self.open_host(key, ask.nature));
+        let host = host.unwrap_or_else(|| self.open_host(key, ask.apart, ask.nature));
         let waiter = self.waiters.insert(Waiter {
             host,
             ticket,
@@ -371,7 +392,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         nature: Nature,
         fx: &mut Effects<K, C>,
     ) -> Vec<RecordId> {
-        let host = self.by_key.get(key).copied().unwrap_or_else(|| self.open_host(key, nature));
+        let host = self.host(key, false).unwrap_or_else(|| self.open_host(key, false, nature));
         let mut reserved = Vec::new();
         let wanted = wanted.min(self.limits.per_host);
         while self.counts.open() < self.limits.total && !self.shut {
@@ -611,6 +632,7 @@ impl<K> Host<K> {
 
 impl<C> Stage<C> {
     /// What it counts as.
+    #[inline]
     pub(super) fn counted(&self) -> Counted {
         match self {
             Self::Dialing => Counted::Dialing,
@@ -624,6 +646,13 @@ impl<C> Stage<C> {
 // === Counts ===
 
 impl Counts {
+    pub(super) fn add(&mut self, other: Self) {
+        self.dialing += other.dialing;
+        self.active += other.active;
+        self.idle += other.idle;
+        self.closing += other.closing;
+    }
+
     pub(super) fn of(&mut self, counted: Counted) -> &mut usize {
         match counted {
             Counted::Dialing => &mut self.dialing,
@@ -644,12 +673,21 @@ impl<C> Linked for Record<C> {
 
 impl<K, C> Effects<K, C> {
     pub(super) const fn none() -> Self {
-        Self { wake: Vec::new(), forget: None, close: Vec::new(), told: Vec::new() }
+        Self { wake: Vec::new(), forget: None, shed: Vec::new(), close: Vec::new(), told: Vec::new() }
+    }
+
+    pub(super) const fn is_none(&self) -> bool {
+        self.wake.is_empty()
+            && self.forget.is_none()
+            && self.shed.is_empty()
+            && self.close.is_empty()
+            && self.told.is_empty()
     }
 }
 
-/// The two lists an idle record is in; a shared one in use that has room is in one of its host's.
+/// The lists an idle record is in, the last of them until it is parked; a shared one in use that has room is in one of its host's.
 pub(super) const ALL: usize = 0;
 pub(super) const HOST: usize = 1;
+pub(super) const UNPARKED: usize = 2;
 /// How many exchanges a shared connection is expected to carry at least, until it says so itself (RFC 9113, 6.5.2).
 const STREAMS: usize = 100;

@@ -1,6 +1,6 @@
 //! What the machine tells of itself.
 
-use std::hash::Hash;
+use std::{collections::HashMap, hash::Hash};
 
 use outbound_core::Holders;
 use tokio::time::Instant;
@@ -10,28 +10,42 @@ use crate::stats::{OriginStats, Stats};
 
 impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
     pub(super) fn stats(&self) -> Stats<K> {
-        let origin = |host: &Host<K>| OriginStats {
-            origin: host.key.clone(),
-            connections: host.counts,
-            waiting: host.undialed.len(),
-        };
+        let mut origins: Vec<OriginStats<K>> = Vec::with_capacity(self.hosts.len());
+        let mut whole = HashMap::new();
+        let (apart, others): (Vec<_>, Vec<_>) = self.hosts.iter().partition(|(_, host)| host.apart);
+        for (_, Host { key, apart, counts, undialed, .. }) in others.into_iter().chain(apart) {
+            let waiting = undialed.len();
+            match whole.get(key).filter(|_| *apart) {
+                Some(&index) => {
+                    let origin: &mut OriginStats<K> = &mut origins[index];
+                    origin.connections.add(*counts);
+                    origin.waiting += waiting;
+                }
+                None => {
+                    whole.insert(key, origins.len());
+                    origins.push(OriginStats { origin: key.clone(), connections: *counts, waiting });
+                }
+            }
+        }
         let streams = self.records.iter().map(|(_, record)| match record.stage {
             Stage::Active(_) => 1,
             Stage::Shared { streams, .. } => streams,
             _ => 0,
         });
+        let parked = self.records.iter().filter(|(_, record)| record.parked).count();
         Stats {
+            parked,
             connections: self.counts,
             exchanges: streams.sum(),
             waiting: self.undialed,
             totals: self.totals,
-            origins: self.hosts.iter().map(|(_, host)| origin(host)).collect(),
+            origins,
         }
     }
 
     /// Who holds the connections that a waiter for `key` waits for.
-    pub(super) fn holders(&self, key: &K, now: Instant) -> Holders {
-        let host = self.by_key.get(key).map(|&host| (host, &self.hosts[host]));
+    pub(super) fn holders(&self, key: &K, apart: bool, now: Instant) -> Holders {
+        let host = self.by_key[usize::from(apart)].get(key).map(|&host| (host, &self.hosts[host]));
         let in_host = host.is_some_and(|(_, host)| host.counts.open() >= self.limits.per_host);
         let counts = host.filter(|_| in_host).map_or(self.counts, |(_, host)| host.counts);
         let waiting = host.map_or(0, |(_, host)| host.undialed.len());
@@ -58,14 +72,14 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
     pub(super) fn check(&self) {
         use std::collections::BTreeMap;
 
-        use super::state::Nature;
+        use super::state::{Counted, Nature};
         use crate::stats::Counts;
 
         let open = self.records.len();
         assert_eq!(open, self.counts.open(), "records and counts");
         assert!(open <= self.limits.total, "{open} of {} open", self.limits.total);
         assert!(self.counts.idle <= self.limits.idle, "idle");
-        assert_eq!(self.hosts.len(), self.by_key.len(), "hosts and keys");
+        assert_eq!(self.hosts.len(), self.by_key.iter().map(HashMap::len).sum(), "hosts and keys");
         let undialed = self.hosts.iter().map(|(_, host)| host.undialed.len()).sum::<usize>();
         assert_eq!(undialed, self.undialed, "undialed");
         let blocked = self.hosts.iter().filter_map(|(key, host)| Some((host.blocked?, key)));
@@ -79,6 +93,13 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             let Stage::Shared { streams, .. } = record.stage else { continue };
             assert!(streams > 0 || record.why.is_none(), "drained, and not closed");
         }
+        let unparked =
+            records().filter(|record| record.stage.counted() == Counted::Idle && !record.asked_to_park);
+        assert_eq!(
+            self.unparked.oldest().is_some(),
+            unparked.count() > 0,
+            "what is idle and not parked is on its list"
+        );
         for (index, host) in &self.hosts {
             let mut counts = Counts::default();
             let records = || records().filter(|record| record.host == index);
@@ -90,7 +111,8 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             assert!(counts.open() + host.registered > 0, "a cold host is kept");
             let registered = self.waiters.iter().filter(|(_, waiter)| waiter.host == index).count();
             assert_eq!(registered, host.registered, "registered");
-            assert!(counts.idle == 0 || host.queue.is_empty(), "idle while one waits for it");
+            let barred = records().filter(|record| record.is_barred()).count();
+            assert!(counts.idle == barred || host.queue.is_empty(), "idle while one waits for it");
             let with_room = records().any(|record| match record.stage {
                 Stage::Shared { streams: streams @ 1.., room, .. } => streams < room && record.why.is_none(),
                 _ => false,

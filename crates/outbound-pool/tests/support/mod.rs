@@ -1,6 +1,8 @@
 //! What the pool's tests share: short ways to send, and the state that every test must leave behind.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod told;
+
 use std::{
     future::Future,
     sync::{
@@ -86,11 +88,31 @@ pub(crate) async fn quiet<C>(pool: &Pool<C>) -> Stats {
     until(pool, "the pool to be quiet", |stats| busy(stats.connections) + stats.waiting == 0).await
 }
 
+/// What a pool speaks, and so what a healthy server has to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Healthy {
+    Http1,
+    Http2,
+}
+
 /// What holds after anything that may have happened to a pool: its gauges are at zero, the next request succeeds, and with it all
 /// sockets are closed.
 pub(crate) async fn leaves_nothing<C: Connect>(name: &str, pool: Pool<C>, upstreams: &[&Upstream]) {
-    quiet(&pool).await;
-    let healthy = Friendly::new(handler::hello).start();
+    leaves_nothing_by(name, pool, upstreams, Healthy::Http1).await;
+}
+
+/// Likewise, for a pool that speaks `healthy`.
+pub(crate) async fn leaves_nothing_by<C: Connect>(
+    name: &str,
+    pool: Pool<C>,
+    upstreams: &[&Upstream],
+    healthy: Healthy,
+) {
+    assert_eq!(quiet(&pool).await.exchanges, 0, "{name}: exchanges");
+    let healthy = match healthy {
+        Healthy::Http1 => Friendly::new(handler::hello).start(),
+        Healthy::Http2 => Friendly::new(handler::hello).http2().start(),
+    };
     let answered = fetch(&pool, get(healthy.uri("/"))).await;
     assert_eq!(answered.expect(name).body(), "hello", "{name}: the next request");
     let stats = quiet(&pool).await;

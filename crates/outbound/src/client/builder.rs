@@ -9,7 +9,10 @@ use http::{
 };
 use outbound_core::BoxError;
 use outbound_guard::LeakGuardLayer;
-use outbound_pool::connect::{Matcher, Protocols, Proxy, Tcp, Tls};
+use outbound_pool::{
+    InvalidConfig,
+    connect::{Matcher, Protocols, Proxy, Tcp, Tls},
+};
 use outbound_retry::{Backoff, Budget, IdempotencyKey, RetryAfter, RetryLayer, Standard};
 use outbound_timeout::{DeadlineLayer, TimeoutLayer};
 use rustls::ClientConfig;
@@ -29,14 +32,14 @@ use super::{
 #[derive(Debug, Default)]
 #[must_use = "a client is there once built"]
 pub struct ClientBuilder {
-    settings: Settings,
-    defaults: Defaults,
+    pub(super) settings: Settings,
+    pub(super) defaults: Defaults,
     backoff: Backoff,
     budget: Budget,
     idempotency_key: IdempotencyKey,
-    concurrency: Option<Concurrency>,
+    pub(super) concurrency: Option<Concurrency>,
     tls: Option<ClientConfig>,
-    proxy: Option<Matcher>,
+    pub(super) proxy: Option<Matcher>,
     leak_guard: Option<outbound_guard::Builder>,
     /// The first setting that makes no sense.
     invalid: Option<InvalidClient>,
@@ -260,7 +263,7 @@ impl ClientBuilder {
             return Err(invalid);
         }
         self.settings.check()?;
-        let description = Description::new(&self.settings, &self.defaults, self.concurrency.as_ref());
+        let description = Description::new(&self);
         for contradiction in description.contradictions() {
             tracing::warn!("client: {contradiction}");
         }
@@ -270,7 +273,7 @@ impl ClientBuilder {
         let through = Proxy::new(to_proxy, self.proxy.unwrap_or_else(Matcher::from_env));
         let connector = Tls::new(through, tls).protocols(settings.protocols);
         let pool = settings.pool().build(connector);
-        let pool = pool.map_err(|error| InvalidClient::new("connections", error))?;
+        let pool = pool.map_err(|error| InvalidClient::new(about(&error), error))?;
         let (guard, leaks) = self.leak_guard.unwrap_or_else(LeakGuardLayer::builder).pair();
         let guarded = guard.layer(pool.clone());
 
@@ -301,6 +304,14 @@ impl ClientBuilder {
     /// The first is the one that is told.
     fn refuse(&mut self, setting: &'static str, problem: impl Into<BoxError>) {
         self.invalid.get_or_insert_with(|| InvalidClient::new(setting, problem));
+    }
+}
+
+/// Its settings have the names that they have here.
+fn about(error: &InvalidConfig) -> &'static str {
+    match error {
+        InvalidConfig::Zero(setting) | InvalidConfig::Above(setting, _) => setting,
+        _ => "connections",
     }
 }
 

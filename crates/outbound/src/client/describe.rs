@@ -2,7 +2,9 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Concurrency, defaults::Defaults, settings::Settings};
+use outbound_pool::connect::Protocols;
+
+use super::{ClientBuilder, Concurrency, settings::Settings};
 
 /// What a [`Client`](super::Client) is: printed, its layers in their order, its worst case, and its contradictions.
 ///
@@ -66,13 +68,14 @@ pub enum Contradiction {
 }
 
 impl Description {
-    pub(crate) fn new(settings: &Settings, defaults: &Defaults, concurrency: Option<&Concurrency>) -> Self {
+    pub(crate) fn new(builder: &ClientBuilder) -> Self {
+        let ClientBuilder { settings, concurrency, .. } = builder;
         let redirects = u64::try_from(settings.redirects).unwrap_or(u64::MAX);
         Self {
-            layers: layers(settings, defaults, concurrency),
+            layers: layers(builder),
             attempts: u64::from(settings.max_attempts).saturating_mul(redirects.saturating_add(1)),
             time: Some(settings.total_timeout).filter(|&total| total < Duration::MAX),
-            contradictions: contradictions(settings, concurrency).collect(),
+            contradictions: contradictions(settings, concurrency.as_ref()).collect(),
         }
     }
 
@@ -92,12 +95,8 @@ impl Description {
     }
 }
 
-fn layers(
-    settings: &Settings,
-    defaults: &Defaults,
-    concurrency: Option<&Concurrency>,
-) -> Vec<(&'static str, String)> {
-    let s = settings;
+fn layers(builder: &ClientBuilder) -> Vec<(&'static str, String)> {
+    let ClientBuilder { settings: s, defaults, concurrency, proxy, .. } = builder;
     let base = defaults.base.as_ref().map_or("no base URL".to_owned(), |base| format!("base URL {base}"));
     let secret = defaults.headers.values().filter(|value| value.is_sensitive()).count();
     let idle = s.max_idle_per_host.unwrap_or(s.per_host().min(s.max_idle.unwrap_or(usize::MAX)));
@@ -136,14 +135,31 @@ fn layers(
         (
             "pool",
             format!(
-                "{} connections, {} to a host, {idle} of them kept for {}; acquire {}, resolve {}, connect {}, TLS {}",
+                "{} connections, {} to a host, {idle} of them kept for {}{}; acquire {}, resolve {}, connect {}, TLS {}",
                 s.max_connections,
                 s.per_host(),
                 Time(s.idle_timeout),
+                match s.max_lifetime {
+                    Duration::MAX => String::new(),
+                    age => format!(", none of them beyond an age of {}", Time(age)),
+                },
                 Time(s.pool_timeout),
                 Time(s.resolve_timeout),
                 Time(s.connect_timeout),
                 Time(s.tls_timeout)
+            ),
+        ),
+        (
+            "connect",
+            format!(
+                "over TLS {}, else {}; through {}",
+                match s.protocols {
+                    Protocols::Http1 => "HTTP/1.1",
+                    Protocols::Http2 => "HTTP/2",
+                    _ => "HTTP/2 or HTTP/1.1",
+                },
+                if s.http2_prior_knowledge { "HTTP/2" } else { "HTTP/1.1" },
+                if proxy.is_some() { "the proxies of its own matcher" } else { "the environment's proxies" },
             ),
         ),
     ]
@@ -162,7 +178,10 @@ fn contradictions<'a>(
         .map(move |(setting, limit)| Contradiction::NeverRunsOut { setting, limit, total });
     let unfit = (head < total && head.saturating_mul(attempts) > total)
         .then_some(Contradiction::AttemptsDoNotFit { attempts, head, total });
-    let permits = concurrency.and_then(Concurrency::fixed).filter(|&permits| permits > connections);
+    // HTTP/2 carries many calls over one.
+    let shared = settings.protocols == Protocols::Http2 && settings.http2_prior_knowledge;
+    let permits = concurrency.and_then(Concurrency::fixed);
+    let permits = permits.filter(|&permits| permits > connections && !shared);
     let permits =
         permits.map(|concurrency| Contradiction::MorePermitsThanConnections { concurrency, connections });
     let idle = settings.max_idle_per_host.filter(|&idle| 0 < idle && idle < open);

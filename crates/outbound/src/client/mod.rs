@@ -34,11 +34,20 @@
 //! | [`LeakGuardLayer`](outbound_guard::LeakGuardLayer) | who holds which response, and from which line of code |
 //! | [`Pool`] | connections, over TCP, proxies and rustls, in HTTP/1.1 and HTTP/2 |
 //!
+//! - **Use it** to call services from a program that has a runtime; build one, and clone it wherever calls are made.
+//! - **Do not use it** for one call each, which costs connections and is told as a leak; nor where a layer of your own has to be inside.
+//! - **Order:** it is the end of a stack: a layer [around it](Client::layer) sees calls, not their attempts.
+//! - **Holds** its connections until they expire, or [`close`](Client::close), or the last clone and the last body have gone.
+//! - **Errors:** a [`BoxError`], which [`Failure::of`](outbound_core::Failure::of) reads: phase, kind, whether the server may have acted on it.
+//!   Each is one line that names origin, attempt, connection and what was sent, and never a header's value, credentials or a query.
+//! - **Panics** if called outside a Tokio runtime with I/O and time switched on; where there is none, take
+//!   `build_blocking` (feature `blocking`).
+//!
 //! # Every setting, its default, and why
 //!
 //! | setting | default | why |
 //! |---|---|---|
-//! | `base_url` | none | |
+//! | `base_url` | none | each request says its whole URI then |
 //! | `default_header`, `secret_header`, `bearer_auth`, `basic_auth` | none | what is not asked for is not sent |
 //! | `total_timeout` | 60 s | what gateways and balancers in front of callers commonly allow: nobody waits longer |
 //! | `head_timeout` | 15 s | three attempts of it, and the backoff between them, fit into the total |
@@ -51,8 +60,8 @@
 //! | `max_connections` | 512 | half of the 1,024 descriptors that a process is commonly given |
 //! | `max_connections_per_host` | 128 | no origin takes all |
 //! | `max_idle`, `max_idle_per_host` | as many as may be open | idle connections are cheap beside the handshakes they save |
-//! | `max_lifetime` | none | a server that wants its connections closed says so; 5 minutes if its address changes under its name |
 //! | `idle_timeout` | 50 s | below the 60 s after which common balancers drop an idle connection |
+//! | `max_lifetime` | none | a server that wants its connections closed says so; 5 minutes if its address changes under its name |
 //! | `max_attempts` | 3 | a fourth rarely succeeds where three did not, and makes an outage worse |
 //! | `backoff` | 100 ms, doubling up to 10 s, full jitter | the least load on a server that is coming back |
 //! | `retry_after_cap` | 20 s | one such wait and two attempts fit into the total; for a longer one the answer is the caller's at once |
@@ -66,7 +75,7 @@
 //! | `proxy` | as `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say | where there is one, there is no other way out |
 //! | `protocols` | HTTP/2 or HTTP/1.1, as the server chooses by ALPN | fewer connections and handshakes where it can |
 //! | `http2_prior_knowledge` | off | over plain connections few servers speak it unasked |
-//! | `tls_config` | Mozilla's roots, compiled in; without that feature the operating system's | the same everywhere |
+//! | `tls_config` | Mozilla's roots, compiled in; without that feature the operating system's; without either it has to be given | the same everywhere |
 //!
 //! # Growing out of it
 //! `Client` is a `tower::Service` like any other: [`layer`](Client::layer) puts a layer around it, and every method of

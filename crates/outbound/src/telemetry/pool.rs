@@ -26,6 +26,7 @@ where
                 observe(origin.waiting as i64, &server(&origin));
             }
         })
+        .up_down(EXCHANGES, |pool, observe| observe(pool.stats().exchanges as i64, &[]))
         .counter(EVENTS, |pool, observe| {
             let Totals {
                 dialed,
@@ -36,6 +37,7 @@ where
                 overflowed,
                 evicted,
                 expired,
+                retired,
                 surplus,
                 lost,
                 ..
@@ -49,6 +51,7 @@ where
                 ("overflowed", overflowed),
                 ("evicted", evicted),
                 ("expired", expired),
+                ("retired", retired),
                 ("surplus", surplus),
                 ("lost", lost),
             ] {
@@ -89,6 +92,11 @@ const WAITING: Series = Series {
     name: "outbound.pool.waiting",
     unit: "{request}",
     description: "Calls that wait for a connection, and have none being opened for them.",
+};
+const EXCHANGES: Series = Series {
+    name: "outbound.pool.exchanges",
+    unit: "{request}",
+    description: "Exchanges that go on: an HTTP/2 connection may carry several.",
 };
 const EVENTS: Series = Series {
     name: "outbound.pool.events",

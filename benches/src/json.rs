@@ -1,4 +1,4 @@
-//! From what size on JSON is better encoded and decoded off the workers: `cargo bench -p outbound-benches --bench json`.
+//! From what size on JSON is better encoded and decoded off the workers: `cargo run --release -p outbound-benches -- json`.
 //!
 //! Beside the time of each document, the hop: the time to another thread and back for work that is nothing. Below the size at which the
 //! hop is a tenth of the work it is not worth it, and a worker may be kept from its other tasks for some 100 µs (Tokio's own advice).
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 const ROUNDS: usize = 31;
 
-fn main() {
+pub(crate) fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.expect("a runtime");
     let hop = runtime.block_on(async {

@@ -1,0 +1,5 @@
+//! The benchmarks, on the allocator that the system has.
+
+fn main() {
+    outbound_benches::main(None);
+}

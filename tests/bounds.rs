@@ -1,0 +1,89 @@
+//! What an unfriendly peer could drive is bounded: the rows of `docs/bounds.md` that no layer's own tests hit.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::{Body, Frame};
+use outbound::{Client, ClientExt, ResponseExt, TooLarge, find, pool::connect::Tcp};
+use outbound_testkit::{Answer, Friendly, Hostile, Script, TestBody, Upload};
+use outbound_tests::stack::{Setup, patiently};
+use tower::ServiceExt;
+
+/// A response without end, and how much of it the server got rid of.
+struct Endless(Arc<AtomicUsize>);
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        const CHUNK: &[u8] = &[b'x'; 16 * 1024];
+        self.0.fetch_add(CHUNK.len(), SeqCst);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(CHUNK)))))
+    }
+}
+
+/// What nobody reads stays with the server, but for what fits into buffers: ours, which are what is asserted here for HTTP/2, and those
+/// of the two kernels.
+#[tokio::test]
+async fn a_body_that_nobody_reads_is_not_buffered() {
+    for (http2, most) in [(false, 16 << 20), (true, 4 << 20)] {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = sent.clone();
+        let endless = move |_: Request<Upload>| {
+            let body = Endless(count.clone());
+            async move { Response::new(body) }
+        };
+        let upstream = Friendly::new(endless);
+        let upstream = if http2 { upstream.http2() } else { upstream }.start();
+        let stack = Setup { http2, leaks: &["abandoned"], ..Setup::default() }.over(Tcp::new());
+        let request = stack.request(Method::GET, upstream.uri("/"), TestBody::new());
+        let held = stack.client.clone().oneshot(request).await.unwrap();
+        let (mut last, mut still) = (0, 0);
+        let stands_still = || {
+            let now = sent.load(SeqCst);
+            still = if now == last { still + 1 } else { 0 };
+            last = now;
+            still > 10_000
+        };
+        patiently("the server to stop", stands_still, || format!("{} bytes", sent.load(SeqCst))).await;
+        assert!(last < most, "HTTP/2: {http2}: {last} bytes were taken off the server");
+        drop(held);
+        stack.leaves_nothing(vec![upstream]).await;
+    }
+}
+
+/// 200 kB that are 32 MiB: what a whole body may be counts what comes out.
+#[tokio::test]
+async fn a_bomb_is_cut_off() {
+    let upstream =
+        Hostile::new(Script::new().exchange(Answer::new(200, bomb()).header("content-encoding", "deflate")))
+            .start();
+    let client = Client::builder().build().unwrap();
+    let response = client.get(upstream.uri("/")).send().await.unwrap();
+    let error = response.bytes().await.unwrap_err();
+    assert_eq!(find::<TooLarge>(&*error).map(TooLarge::limit), Some(16 << 20), "{error}");
+    drop(client);
+    upstream.all_closed().await;
+}
+
+/// Zeros, in a zlib stream (RFC 1950) of one block with fixed codes (RFC 1951, 3.2.6): a literal, then copies of 258 bytes from one
+/// byte back.
+fn bomb() -> Bytes {
+    let copies = (0..(32 << 20) / 258).flat_map(|_| "1100010100000".bytes());
+    let bits = "110".bytes().chain("00110000".bytes()).chain(copies).map(|bit| bit - b'0');
+    let bits: Vec<u8> = bits.collect();
+    let bytes = bits.chunks(8).map(|bits| bits.iter().rev().fold(0, |byte, bit| byte << 1 | bit));
+    [0x78, 0x01].into_iter().chain(bytes).collect()
+}
