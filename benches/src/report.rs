@@ -249,4 +249,6 @@ ratios.
 Raw is `hyper::client::conn` over one connection, without any pool. The whole stack is deadline, retry, limit, timeout, leak guard and
 pool. tower's three are `Retry`, `ConcurrencyLimit` and `Timeout`; tower-resilience's are its retry, bulkhead and time limiter.
 
+Where a goal is missed, [a profile](profile.md) says why.
+
 ";
