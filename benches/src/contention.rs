@@ -19,7 +19,7 @@ use tower::{Service, ServiceBuilder};
 
 use crate::{
     peers::{Peer, Worker, raw, service::Caller},
-    process::runtime,
+    process::{DELAY, runtime},
     results::{median, save},
     server::serve_h1,
     work::{Http, Order, Work},
@@ -75,7 +75,7 @@ pub(crate) fn main(options: &Options) {
 
 async fn turn(peer: Peer, tasks: usize, each: usize) -> Duration {
     let order = Order::new(Work::Hello, Http::H1, ([127, 0, 0, 1], 80).into());
-    let connector = InMemory::new(serve_h1).buffer(4 * 1024);
+    let connector = InMemory::new(|io| serve_h1(io, DELAY)).buffer(4 * 1024);
     let pool = || {
         let pool =
             Pool::builder().max_connections(TASKS).max_connections_per_host(TASKS).max_waiting(WAITING);
@@ -86,7 +86,7 @@ async fn turn(peer: Peer, tasks: usize, each: usize) -> Duration {
             let mut workers = Vec::new();
             for _ in 0..tasks {
                 let (io, other) = duplex(4 * 1024);
-                tokio::spawn(serve_h1(other));
+                tokio::spawn(serve_h1(other, DELAY));
                 workers.push(raw::Http1::over(io, &order).await);
             }
             run(workers, each).await

@@ -171,7 +171,7 @@ pub(crate) fn figures(program: Program, options: &exchange::Options) -> Figures 
 pub(crate) fn callgrind(arguments: &[String], output: Option<&Path>) -> u64 {
     let output = output.map_or("/dev/null".into(), |path| path.display().to_string());
     let valgrind = Command::new("valgrind")
-        .args(["--tool=callgrind", &format!("--callgrind-out-file={output}")])
+        .args(["--tool=callgrind", "--vgdb=no", &format!("--callgrind-out-file={output}")])
         .arg(Program::Plain.path())
         .args(arguments)
         .output()

@@ -3,6 +3,7 @@
 
 mod about;
 mod chart;
+mod checkout;
 mod compare;
 mod contention;
 mod exchange;
@@ -10,11 +11,11 @@ mod instructions;
 mod json;
 mod layers;
 mod limits;
+mod memory;
 mod peers;
 mod process;
 mod report;
 mod results;
-mod scale;
 mod server;
 mod work;
 
@@ -40,8 +41,10 @@ enum Command {
     Limits(limits::Options),
     /// Two workers and many tasks over connections within the process
     Contention(contention::Options),
-    /// What many hosts and many idle connections cost
-    Scale(scale::Options),
+    /// What an exchange costs beside many hosts and idle connections
+    Checkout(checkout::Options),
+    /// What an idle connection costs in memory
+    Memory(memory::Options),
     /// From what size on JSON is better encoded and decoded off the workers
     Json,
     /// Tables and charts of all that was measured with --save
@@ -51,9 +54,9 @@ enum Command {
     /// Calls of one layer, and what they cost
     Layer(layers::Calls),
     /// Exchanges beside many hosts or idle connections
-    Beside(scale::Beside),
+    Beside(checkout::Beside),
     /// Idle connections, and the memory that they take
-    Idle(scale::Idle),
+    Idle(memory::Idle),
     /// The server: tells its address and answers until it is killed
     Serve(process::Served),
 }
@@ -66,13 +69,14 @@ pub fn main(heap: Option<Heap>) {
         Command::Layers(options) => layers::main(&options),
         Command::Limits(options) => limits::main(&options),
         Command::Contention(options) => contention::main(&options),
-        Command::Scale(options) => scale::main(&options),
+        Command::Checkout(options) => checkout::main(&options),
+        Command::Memory(options) => memory::main(&options),
         Command::Report => report::main(),
         Command::Json => json::main(),
         Command::Exchange(options) => exchange::main(&options, heap),
         Command::Layer(calls) => layers::child(&calls, heap),
-        Command::Beside(beside) => scale::beside(&beside),
-        Command::Idle(idle) => scale::idle(&idle, heap),
+        Command::Beside(beside) => checkout::child(&beside),
+        Command::Idle(idle) => memory::child(&idle, heap),
         Command::Serve(served) => process::serve(&served),
     }
 }

@@ -20,7 +20,7 @@ use tokio::{task::JoinSet, time::sleep};
 use tower::{Service, ServiceBuilder, ServiceExt, limit::ConcurrencyLimitLayer};
 
 use crate::{
-    process::runtime,
+    process::{DELAY, runtime},
     results::save,
     server::listen,
     work::{Http, Order, Work},
@@ -60,7 +60,7 @@ pub(crate) fn main(options: &Options) {
     for scenario in SCENARIOS {
         for client in CLIENTS {
             let sockets = runtime(2).block_on(async {
-                let (server, listening) = listen(Http::H1).await.expect("a free port");
+                let (server, listening) = listen(Http::H1, DELAY).await.expect("a free port");
                 let accepted = listening.accepted.clone();
                 tokio::spawn(listening.serve());
                 crowd(client, scenario, server, (tasks, each)).await;

@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use clap::Args;
@@ -19,6 +20,9 @@ use crate::{server, work::Http};
 pub(crate) struct Served {
     #[arg(long, value_enum, default_value = "h1")]
     http: Http,
+    /// What the delayed answer takes, in ms
+    #[arg(long)]
+    delay: u64,
 }
 
 /// A server, for as long as this lives.
@@ -39,7 +43,8 @@ pub(crate) fn serve(served: &Served) {
     let cores = cores();
     pin(&cores[cores.len() - 1..]);
     runtime(1).block_on(async {
-        let (address, listening) = server::listen(served.http).await.expect("a free port");
+        let (address, listening) =
+            server::listen(served.http, Duration::from_millis(served.delay)).await.expect("a free port");
         println!("{address}");
         listening.serve().await;
     });
@@ -75,10 +80,19 @@ impl Program {
 
 impl Server {
     pub(crate) fn start(http: Http) -> Self {
+        Self::delaying(http, DELAY)
+    }
+
+    /// One whose delayed answer takes so long.
+    pub(crate) fn delaying(http: Http, delay: Duration) -> Self {
+        let delay = format!("--delay={}", delay.as_millis());
         let version = format!("--http={http:?}").to_lowercase();
         let mut command = Command::new(Program::Plain.path());
-        let mut child =
-            command.args(["serve", &version]).stdout(Stdio::piped()).spawn().expect("it is a program");
+        let mut child = command
+            .args(["serve", &version, &delay])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it is a program");
         let mut line = String::new();
         let output = child.stdout.take().expect("it is piped");
         BufReader::new(output).read_line(&mut line).expect("it tells its address");
@@ -106,3 +120,6 @@ fn pin(cores: &[usize]) {
     }
     sched_setaffinity(None, &set).expect("they are allowed");
 }
+
+/// What the delayed answer takes.
+pub(crate) const DELAY: Duration = Duration::from_millis(50);

@@ -5,15 +5,16 @@ use std::{fmt::Write, fs};
 use crate::{
     about::About,
     chart::{Bar, bars},
+    checkout::Checkout,
     compare::Row,
     contention::Contended,
     exchange::name,
     instructions::Cost,
     layers::Added,
     limits::Opened,
+    memory::Memory,
     peers::Peer,
     results::{Section, directory, load, root},
-    scale::Scale,
 };
 
 type Costs = Section<Vec<(String, Cost)>>;
@@ -50,8 +51,11 @@ pub(crate) fn main() {
     if let Some(limits) = load("limits") {
         page += &limits_text(&limits);
     }
-    if let Some(scale) = load("scale") {
-        page += &scale_text(&scale);
+    if let Some(checkouts) = load("checkout") {
+        page += &checkout_text(&checkouts);
+    }
+    if let Some(memory) = load("memory") {
+        page += &memory_text(&memory);
     }
     if let Some(contention) = load("contention") {
         page += &contention_text(&contention);
@@ -148,27 +152,28 @@ fn limits_text(limits: &Section<Vec<Opened>>) -> String {
     format!("{text}\n{}\n", under(&limits.about))
 }
 
-fn scale_text(scale: &Section<Scale>) -> String {
+fn checkout_text(checkouts: &Section<Vec<Checkout>>) -> String {
     let mut text = String::from(
-        "## Scale\n\nInstructions of an exchange, the hosts in turn, over connections within the process (client and server together).\n\n\
+        "## Many hosts, many idle connections\n\nInstructions of an exchange, the hosts in turn, over connections within the process: client and server together.\n\n\
          | | hosts | idle connections of each | instructions |\n|---|---:|---:|---:|\n",
     );
-    for checkout in &scale.measured.checkout {
-        let instructions = grouped(checkout.instructions);
-        let _ = writeln!(
-            text,
-            "| {} | {} | {} | {instructions} |",
-            checkout.peer, checkout.hosts, checkout.connections
-        );
+    for Checkout { peer, hosts, connections, instructions } in &checkouts.measured {
+        let _ = writeln!(text, "| {peer} | {hosts} | {connections} | {} |", grouped(*instructions));
     }
-    text += "\nHeap of an idle connection over TCP, in bytes, at once and five seconds later.\n\n\
-             | | connections | after | at once | later |\n|---|---:|---|---:|---:|\n";
-    for memory in &scale.measured.memory {
-        let [bytes, later] = [memory.bytes, memory.later].map(grouped);
-        let after = if memory.work == "large" { "64 KiB" } else { "13 bytes" };
-        let _ = writeln!(text, "| {} | {} | {after} | {bytes} | {later} |", memory.peer, memory.connections);
+    format!("{text}\n{}\n", under(&checkouts.about))
+}
+
+fn memory_text(memory: &Section<Vec<Memory>>) -> String {
+    let mut text = String::from(
+        "## Memory of an idle connection\n\nBytes of heap for each, over TCP, at once and five seconds later.\n\n\
+         | | connections | after | at once | later |\n|---|---:|---|---:|---:|\n",
+    );
+    for Memory { peer, connections, work, bytes, later } in &memory.measured {
+        let after = if work == "large" { "64 KiB" } else { "13 bytes" };
+        let [bytes, later] = [*bytes, *later].map(grouped);
+        let _ = writeln!(text, "| {peer} | {connections} | {after} | {bytes} | {later} |");
     }
-    format!("{text}\n{}\n", under(&scale.about))
+    format!("{text}\n{}\n", under(&memory.about))
 }
 
 fn contention_text(contention: &Section<Vec<Contended>>) -> String {
@@ -243,5 +248,7 @@ ratios.
 
 Raw is `hyper::client::conn` over one connection, without any pool. The whole stack is deadline, retry, limit, timeout, leak guard and
 pool. tower's three are `Retry`, `ConcurrencyLimit` and `Timeout`; tower-resilience's are its retry, bulkhead and time limiter.
+
+Where a goal is missed, [a profile](profile.md) says why.
 
 ";

@@ -20,13 +20,10 @@ use tokio::{
 
 use crate::work::{Http, Work};
 
-/// How long the delayed answer takes.
-pub(crate) const DELAY: Duration = Duration::from_millis(50);
-
 /// Listens on a free port of this machine and says which; [`Listening::serve`] answers.
-pub(crate) async fn listen(http: Http) -> io::Result<(SocketAddr, Listening)> {
+pub(crate) async fn listen(http: Http, delay: Duration) -> io::Result<(SocketAddr, Listening)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    Ok((listener.local_addr()?, Listening { listener, http, accepted: Arc::default() }))
+    Ok((listener.local_addr()?, Listening { listener, http, delay, accepted: Arc::default() }))
 }
 
 /// A server that nobody runs yet.
@@ -34,6 +31,8 @@ pub(crate) async fn listen(http: Http) -> io::Result<(SocketAddr, Listening)> {
 pub(crate) struct Listening {
     listener: TcpListener,
     http: Http,
+    /// How long the delayed answer takes.
+    delay: Duration,
     /// Connections that it has been asked for.
     pub(crate) accepted: Arc<AtomicUsize>,
 }
@@ -46,15 +45,15 @@ impl Listening {
             self.accepted.fetch_add(1, Ordering::Relaxed);
             let _ = socket.set_nodelay(true);
             match self.http {
-                Http::H1 => drop(tokio::spawn(serve_h1(socket))),
-                Http::H2 => drop(tokio::spawn(serve_h2(socket))),
+                Http::H1 => drop(tokio::spawn(serve_h1(socket, self.delay))),
+                Http::H2 => drop(tokio::spawn(serve_h2(socket, self.delay))),
             }
         }
     }
 }
 
 /// One connection of HTTP/1.1: heads of at most 8 KiB, no pipelining.
-pub(crate) async fn serve_h1<Io: AsyncRead + AsyncWrite + Unpin>(mut io: Io) {
+pub(crate) async fn serve_h1<Io: AsyncRead + AsyncWrite + Unpin>(mut io: Io, delay: Duration) {
     let mut head = vec![0; 8 * 1024];
     loop {
         let mut filled = 0;
@@ -80,7 +79,7 @@ pub(crate) async fn serve_h1<Io: AsyncRead + AsyncWrite + Unpin>(mut io: Io) {
             }
         }
         if work == Work::Delayed {
-            tokio::time::sleep(DELAY).await;
+            tokio::time::sleep(delay).await;
         }
         if io.write_all(ANSWERS.of(work)).await.is_err() {
             return;
@@ -89,7 +88,7 @@ pub(crate) async fn serve_h1<Io: AsyncRead + AsyncWrite + Unpin>(mut io: Io) {
 }
 
 /// One connection of HTTP/2.
-async fn serve_h2(socket: TcpStream) {
+async fn serve_h2(socket: TcpStream, delay: Duration) {
     let mut server = h2::server::Builder::new();
     server.max_concurrent_streams(1_000).initial_window_size(1 << 20).initial_connection_window_size(1 << 24);
     let Ok(mut connection) = server.handshake::<_, Bytes>(socket).await else { return };
@@ -103,7 +102,7 @@ async fn serve_h2(socket: TcpStream) {
                 let _ = body.flow_control().release_capacity(data.len());
             }
             if work == Work::Delayed {
-                tokio::time::sleep(DELAY).await;
+                tokio::time::sleep(delay).await;
             }
             let answer = work.answer();
             let head = Response::builder().header("content-length", answer.len()).body(()).expect("valid");
