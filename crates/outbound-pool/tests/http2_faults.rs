@@ -663,7 +663,8 @@ async fn calls_given_up_by_the_hundred_are_reset_at_a_pace() {
 
 #[tokio::test]
 async fn a_peer_that_has_had_enough_of_them() {
-    let script = greeted().until_frame(FrameKind::HEADERS).write(Frame::go_away(3, ENHANCE_YOUR_CALM)).close();
+    let script =
+        greeted().until_frame(FrameKind::HEADERS).write(Frame::go_away(3, ENHANCE_YOUR_CALM)).close();
     let upstream = Hostile::new(script).start();
     let pool = pool();
     let calls = [(); 2].map(|()| start_with(&pool, with(Method::POST, &upstream)));
