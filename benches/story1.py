@@ -187,7 +187,7 @@ def serve(seconds):
             super().connection_lost(error)
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
-    config = uvicorn.Config(app, http=Counting, log_level="error", timeout_graceful_shutdown=0)
+    config = uvicorn.Config(app, http=Counting, log_level="critical", timeout_graceful_shutdown=0)
     server = uvicorn.Server(config)
 
     def until_told():

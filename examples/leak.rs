@@ -251,7 +251,8 @@ fn draw(options: &Options, before: &Run, after: &Run) -> Result<(), BoxError> {
     }
     let area = SVGBackend::new(&options.svg, (900, 700)).into_drawing_area();
     area.fill(&WHITE)?;
-    let charts: [(&str, fn(&Sample) -> f64); 2] = [
+    type Value = fn(&Sample) -> f64;
+    let charts: [(&str, Value); 2] = [
         ("open sockets", |sample| sample.sockets as f64),
         ("resident memory, MB", |sample| sample.memory as f64 / 1e6),
     ];

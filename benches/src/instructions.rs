@@ -21,6 +21,7 @@ use crate::{
     exchange::{self, Figures, name},
     peers::Peer,
     process::{Program, Server},
+    results::save,
     work::{Http, Work},
 };
 
@@ -40,6 +41,9 @@ pub(crate) struct Options {
     /// Write what was found into the baseline
     #[arg(long, conflicts_with = "check")]
     update: bool,
+    /// Keep the results for the report
+    #[arg(long)]
+    save: bool,
     /// Keep callgrind's output of the longer run in this directory, a file for each peer
     #[arg(long)]
     keep: Option<PathBuf>,
@@ -80,6 +84,7 @@ pub(crate) fn main(options: &Options) {
             "instructions", "ratio", "allocations", "more", "bytes"
         );
         let raw = cost(Peer::Raw, work, &server, http, options.keep.as_deref());
+        let mut costs = Vec::new();
         let known_raw = known.get(&name(Peer::Raw)).copied();
         for &peer in &peers {
             if peer == Peer::Socket && http == Http::H2 {
@@ -89,6 +94,7 @@ pub(crate) fn main(options: &Options) {
                 Peer::Raw => raw,
                 _ => cost(peer, work, &server, http, options.keep.as_deref()),
             };
+            costs.push((name(peer), cost));
             let (ratio, more) = (cost.instructions / raw.instructions, cost.allocations - raw.allocations);
             println!(
                 "{:44} {:13.0} {ratio:8.3} {:12.2} {more:8.2} {:9.0}",
@@ -118,6 +124,9 @@ pub(crate) fn main(options: &Options) {
             }
         }
         println!();
+        if options.save {
+            save(&format!("instructions {workload}"), &costs);
+        }
     }
     if options.update {
         let text = serde_json::to_string_pretty(&baseline).expect("numbers and names") + "\n";
@@ -141,7 +150,8 @@ pub(crate) fn cost(peer: Peer, work: Work, server: &Server, http: Http, keep: Op
         latency: false,
     };
     let output = keep.map(|directory| directory.join(format!("callgrind.{}", name(peer))));
-    let [short, long] = [SHORT, LONG].map(|requests| instructions(&run(requests), output.as_deref()));
+    let [short, long] =
+        [SHORT, LONG].map(|requests| callgrind(&run(requests).arguments(), output.as_deref()));
     let counted: Figures = figures(Program::Counting, &run(LONG));
     Cost {
         instructions: (long - short) as f64 / (LONG - SHORT) as f64,
@@ -157,13 +167,13 @@ pub(crate) fn figures(program: Program, options: &exchange::Options) -> Figures 
     serde_json::from_slice(&output.stdout).expect("figures")
 }
 
-/// Instructions of the client's whole process.
-fn instructions(options: &exchange::Options, output: Option<&Path>) -> u64 {
+/// Instructions of this program with these arguments, start-up included.
+pub(crate) fn callgrind(arguments: &[String], output: Option<&Path>) -> u64 {
     let output = output.map_or("/dev/null".into(), |path| path.display().to_string());
     let valgrind = Command::new("valgrind")
         .args(["--tool=callgrind", &format!("--callgrind-out-file={output}")])
         .arg(Program::Plain.path())
-        .args(options.arguments())
+        .args(arguments)
         .output()
         .unwrap_or_else(|error| fail(&format!("valgrind: {error}")));
     let said = String::from_utf8_lossy(&valgrind.stderr);

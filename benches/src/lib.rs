@@ -1,11 +1,20 @@
 //! Peers side by side: what one exchange costs over each of them, and what our layers cost alone. `cargo run --release -p
 //! outbound-benches -- help` lists what can be measured; the results are in `docs/performance`.
 
+mod about;
+mod chart;
+mod compare;
+mod contention;
 mod exchange;
 mod instructions;
 mod json;
+mod layers;
+mod limits;
 mod peers;
 mod process;
+mod report;
+mod results;
+mod scale;
 mod server;
 mod work;
 
@@ -23,10 +32,28 @@ pub(crate) type Heap = &'static StatsAlloc<System>;
 enum Command {
     /// Instructions and allocations of a warm exchange, under callgrind: the regression gate
     Instructions(instructions::Options),
+    /// Requests a second, CPU, allocations and latency of peers, in rounds
+    Compare(compare::Options),
+    /// What each layer adds to a call, beside its counterparts
+    Layers(layers::Options),
+    /// How many sockets are opened where 50 are allowed
+    Limits(limits::Options),
+    /// Two workers and many tasks over connections within the process
+    Contention(contention::Options),
+    /// What many hosts and many idle connections cost
+    Scale(scale::Options),
     /// From what size on JSON is better encoded and decoded off the workers
     Json,
+    /// Tables and charts of all that was measured with --save
+    Report,
     /// One peer's exchanges with a server that runs, and what they cost
     Exchange(exchange::Options),
+    /// Calls of one layer, and what they cost
+    Layer(layers::Calls),
+    /// Exchanges beside many hosts or idle connections
+    Beside(scale::Beside),
+    /// Idle connections, and the memory that they take
+    Idle(scale::Idle),
     /// The server: tells its address and answers until it is killed
     Serve(process::Served),
 }
@@ -35,8 +62,17 @@ enum Command {
 pub fn main(heap: Option<Heap>) {
     match Command::parse() {
         Command::Instructions(options) => instructions::main(&options),
+        Command::Compare(options) => compare::main(&options),
+        Command::Layers(options) => layers::main(&options),
+        Command::Limits(options) => limits::main(&options),
+        Command::Contention(options) => contention::main(&options),
+        Command::Scale(options) => scale::main(&options),
+        Command::Report => report::main(),
         Command::Json => json::main(),
         Command::Exchange(options) => exchange::main(&options, heap),
+        Command::Layer(calls) => layers::child(&calls, heap),
+        Command::Beside(beside) => scale::beside(&beside),
+        Command::Idle(idle) => scale::idle(&idle, heap),
         Command::Serve(served) => process::serve(&served),
     }
 }

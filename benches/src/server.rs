@@ -1,6 +1,14 @@
 //! The server, which does as little as it can.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -18,7 +26,7 @@ pub(crate) const DELAY: Duration = Duration::from_millis(50);
 /// Listens on a free port of this machine and says which; [`Listening::serve`] answers.
 pub(crate) async fn listen(http: Http) -> io::Result<(SocketAddr, Listening)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    Ok((listener.local_addr()?, Listening { listener, http }))
+    Ok((listener.local_addr()?, Listening { listener, http, accepted: Arc::default() }))
 }
 
 /// A server that nobody runs yet.
@@ -26,6 +34,8 @@ pub(crate) async fn listen(http: Http) -> io::Result<(SocketAddr, Listening)> {
 pub(crate) struct Listening {
     listener: TcpListener,
     http: Http,
+    /// Connections that it has been asked for.
+    pub(crate) accepted: Arc<AtomicUsize>,
 }
 
 impl Listening {
@@ -33,6 +43,7 @@ impl Listening {
     pub(crate) async fn serve(self) {
         loop {
             let Ok((socket, _)) = self.listener.accept().await else { continue };
+            self.accepted.fetch_add(1, Ordering::Relaxed);
             let _ = socket.set_nodelay(true);
             match self.http {
                 Http::H1 => drop(tokio::spawn(serve_h1(socket))),
@@ -44,8 +55,7 @@ impl Listening {
 
 /// One connection of HTTP/1.1: heads of at most 8 KiB, no pipelining.
 pub(crate) async fn serve_h1<Io: AsyncRead + AsyncWrite + Unpin>(mut io: Io) {
-    let answers = Answers::new();
-    let mut head = vec![0; 64 * 1024];
+    let mut head = vec![0; 8 * 1024];
     loop {
         let mut filled = 0;
         let end = loop {
@@ -72,7 +82,7 @@ pub(crate) async fn serve_h1<Io: AsyncRead + AsyncWrite + Unpin>(mut io: Io) {
         if work == Work::Delayed {
             tokio::time::sleep(DELAY).await;
         }
-        if io.write_all(answers.of(work)).await.is_err() {
+        if io.write_all(ANSWERS.of(work)).await.is_err() {
             return;
         }
     }
@@ -104,7 +114,7 @@ async fn serve_h2(socket: TcpStream) {
     }
 }
 
-/// What is written, prepared once a connection.
+/// What is written, prepared once.
 struct Answers {
     hello: Vec<u8>,
     large: Vec<u8>,
@@ -129,6 +139,8 @@ impl Answers {
         }
     }
 }
+
+static ANSWERS: LazyLock<Answers> = LazyLock::new(Answers::new);
 
 fn request_target(head: &[u8]) -> Option<&[u8]> {
     head.split(|&byte| byte == b' ').nth(1)

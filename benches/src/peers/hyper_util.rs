@@ -41,7 +41,7 @@ pub(super) async fn accept<V: Visit>(peer: Peer, order: &Order, visit: V) -> V::
 }
 
 /// With the timer without which nothing expires, as a client in production has it.
-pub(super) fn client(http: Http) -> Client<HttpConnector, Full<Bytes>> {
+pub(crate) fn client(http: Http) -> Client<HttpConnector, Full<Bytes>> {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     Client::builder(TokioExecutor::new())
@@ -52,7 +52,7 @@ pub(super) fn client(http: Http) -> Client<HttpConnector, Full<Bytes>> {
 
 /// What `Retry` of tower is commonly given: a clone of the request and a number.
 #[derive(Clone)]
-struct Twice(usize);
+pub(crate) struct Twice(pub(crate) usize);
 
 impl<R, E> Policy<Request<Full<Bytes>>, R, E> for Twice {
     type Future = std::future::Ready<()>;

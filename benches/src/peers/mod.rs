@@ -1,10 +1,10 @@
 //! Everybody who is asked, behind one face.
 
-mod hyper_util;
+pub(crate) mod hyper_util;
 mod outbound;
-mod raw;
+pub(crate) mod raw;
 mod reqwest;
-mod service;
+pub(crate) mod service;
 mod socket;
 
 use clap::ValueEnum;
@@ -80,6 +80,11 @@ impl Peer {
             Self::Stack => "outbound: the whole stack",
             Self::Client => "outbound: Client",
         }
+    }
+
+    /// The title of the one of this name.
+    pub(crate) fn titled(name: &str) -> &'static str {
+        Self::from_str(name, false).map_or("?", Self::title)
     }
 
     /// Those that the tables compare; the others tell layers apart.

@@ -3,9 +3,15 @@
 use bytes::Bytes;
 use http::{HeaderValue, Uri, header::HOST};
 use http_body_util::Full;
-use hyper::client::conn::{http1, http2};
+use hyper::{
+    client::conn::{http1, http2},
+    rt::{Read, Write},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use super::{Visit, Worker, service::read};
 use crate::work::{Http, Order};
@@ -22,7 +28,8 @@ pub(super) async fn accept<V: Visit>(order: &Order, visit: V) -> V::Output {
     }
 }
 
-struct Http1 {
+/// A connection of its own.
+pub(crate) struct Http1 {
     sender: http1::SendRequest<Full<Bytes>>,
     path: Uri,
     host: HeaderValue,
@@ -44,7 +51,19 @@ async fn connect(order: &Order) -> TokioIo<TcpStream> {
 
 impl Http1 {
     async fn connect(order: &Order) -> Self {
-        let (sender, connection) = http1::handshake(connect(order).await).await.expect("no I/O yet");
+        Self::new(connect(order).await, order).await
+    }
+
+    /// Over something else than a socket.
+    pub(crate) async fn over<Io>(io: Io, order: &Order) -> Self
+    where
+        Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        Self::new(TokioIo::new(io), order).await
+    }
+
+    async fn new(io: impl Read + Write + Unpin + Send + 'static, order: &Order) -> Self {
+        let (sender, connection) = http1::handshake(io).await.expect("no I/O yet");
         tokio::spawn(connection);
         let host = order.server.to_string().parse().expect("a valid value");
         let path = order.uri.path().parse().expect("a valid path");

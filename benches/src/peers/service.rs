@@ -12,13 +12,13 @@ use super::Worker;
 use crate::work::Order;
 
 /// A service and what is asked of it.
-pub(super) struct Caller<S> {
+pub(crate) struct Caller<S> {
     service: S,
     order: Order,
 }
 
 impl<S> Caller<S> {
-    pub(super) fn new(service: S, order: &Order) -> Self {
+    pub(crate) fn new(service: S, order: &Order) -> Self {
         Self { service, order: order.clone() }
     }
 }
@@ -36,7 +36,7 @@ where
 }
 
 /// Reads a response to its end.
-pub(super) async fn read<B: Body<Error: Debug>>(response: Response<B>, expected: usize) {
+pub(crate) async fn read<B: Body<Error: Debug>>(response: Response<B>, expected: usize) {
     let mut body = pin!(response.into_body());
     let mut read = 0;
     while let Some(frame) = body.frame().await {

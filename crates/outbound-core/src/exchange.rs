@@ -90,15 +90,15 @@ impl Exchange {
         Carried::on(message).exchange = Some(self);
     }
 
-    /// A record that begins now, in the same allocation if nobody else holds this one.
+    /// A record that begins `now`, in the same allocation if nobody else holds this one.
     #[must_use]
-    pub fn renewed(mut self) -> Self {
+    pub fn renewed(mut self, now: Instant) -> Self {
         match Arc::get_mut(&mut self.0) {
             Some(record) => {
-                *record = Record::begun_at(Instant::now());
+                *record = Record::begun_at(now);
                 self
             }
-            None => Self::new(),
+            None => Self::begun_at(now),
         }
     }
 
@@ -184,8 +184,13 @@ impl Exchange {
 
     /// The attempt is in `phase` from now on.
     pub fn enter(&self, phase: Phase) {
+        self.enter_at(phase, Instant::now());
+    }
+
+    /// Likewise, from `now` on, for who has just looked at the clock.
+    pub fn enter_at(&self, phase: Phase, now: Instant) {
         let record = &*self.0;
-        let now = record.now();
+        let now = record.passed(now);
         let since = record.since.swap(now, Relaxed);
         // Whoever sees the phase sees when it was entered, and not when an earlier one was.
         let left = record.phase.swap(phase as u8, AcqRel);
@@ -207,10 +212,15 @@ impl Exchange {
 
     /// `bytes` more of the request were written.
     pub fn wrote(&self, bytes: usize) {
-        self.0.bytes_out.fetch_add(bytes as u64, Relaxed);
+        self.carried(bytes);
         if self.0.moved.load(Relaxed) != STARVED {
             self.fed();
         }
+    }
+
+    /// Likewise, and whether it moves on is told by what comes next: no clock is read.
+    pub fn carried(&self, bytes: usize) {
+        self.0.bytes_out.fetch_add(bytes as u64, Relaxed);
     }
 
     /// The request's body has nothing to give until [`fed`](Self::fed): that nothing is written is not the peer's doing.
@@ -220,7 +230,7 @@ impl Exchange {
 
     /// The request's body has given something to send, or has ended.
     pub fn fed(&self) {
-        self.0.moved.store(self.0.now(), Relaxed);
+        self.0.moved.store(self.0.passed(Instant::now()), Relaxed);
     }
 
     /// `bytes` more of the response were read.
@@ -259,8 +269,10 @@ impl Record {
         }
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    /// Nanoseconds from its beginning to `now`.
+    fn passed(&self, now: Instant) -> u64 {
+        let passed = now.saturating_duration_since(self.begun);
+        passed.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(passed.subsec_nanos()))
     }
 }
 

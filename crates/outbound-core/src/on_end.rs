@@ -53,6 +53,7 @@ struct Hook<H: AtEnd>(Option<H>);
 
 impl<B: Body, H: AtEnd> OnEnd<B, H> {
     /// Wraps `body`.
+    #[inline]
     pub fn new(body: B, hook: H) -> Self {
         let mut hook = Hook(Some(hook));
         if body.is_end_stream() {
@@ -76,6 +77,7 @@ impl<B: Body, H: AtEnd> Body for OnEnd<B, H> {
     type Data = B::Data;
     type Error = B::Error;
 
+    #[inline]
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -97,10 +99,12 @@ impl<B: Body, H: AtEnd> Body for OnEnd<B, H> {
         Poll::Ready(frame)
     }
 
+    #[inline]
     fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
     }
 
+    #[inline]
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }

@@ -5,6 +5,7 @@ use std::{alloc::System, hint::black_box};
 use http::{Request, Uri};
 use outbound_core::{Attempt, CallSite, Deadline, Exchange, Idempotent, Origin, Phase};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use tokio::time::Instant;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -21,10 +22,10 @@ fn check<T>(name: &str, allocations: usize, make: impl FnOnce() -> T) {
 fn allocations() {
     check("an exchange is one", 1, Exchange::new);
     let unique = Exchange::new();
-    check("renewed, unique", 0, || unique.renewed());
+    check("renewed, unique", 0, || unique.renewed(Instant::now()));
     let shared = Exchange::new();
     let other = shared.clone();
-    check("renewed, shared", 1, || shared.renewed());
+    check("renewed, shared", 1, || shared.renewed(Instant::now()));
     check("a clone", 0, || other.clone());
     check("reports and answers", 0, || {
         other.enter(Phase::Send);

@@ -151,7 +151,7 @@ async fn renewed_begins_anew() {
         let kept = keep.then(|| exchange.clone());
         advance(MS).await;
         let now = Instant::now();
-        let renewed = exchange.renewed();
+        let renewed = exchange.renewed(Instant::now());
         assert_eq!((renewed.begun(), renewed.since(), renewed.phase()), (now, now, Phase::Queue), "{name}");
         assert_eq!((renewed.bytes_out(), renewed.bytes_in()), (0, 0), "{name}");
         assert_eq!(renewed.delivery(), Delivery::NotSent, "{name}");

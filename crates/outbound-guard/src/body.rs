@@ -25,6 +25,7 @@ pin_project_lite::pin_project! {
 }
 
 impl<B: Body> GuardedBody<B> {
+    #[inline]
     pub(crate) fn new<R, M>(body: R, mut ticket: Option<Ticket>, mode: &M) -> Self
     where
         M: Mode<R, Body = B>,
@@ -50,6 +51,7 @@ impl<B: Body> Body for GuardedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
+    #[inline]
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -66,10 +68,12 @@ impl<B: Body> Body for GuardedBody<B> {
         Poll::Ready(frame)
     }
 
+    #[inline]
     fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
     }
 
+    #[inline]
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }

@@ -36,6 +36,7 @@ where
 {
     type Output = Result<Response<GuardedBody<M::Body>>, E>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = match this.ticket {

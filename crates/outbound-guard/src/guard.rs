@@ -189,7 +189,7 @@ impl Witness for Guard {
     fn oldest(&self, origin: Option<&Origin>) -> Option<(Duration, Option<CallSite>)> {
         let mut oldest: Option<(Instant, Option<CallSite>)> = None;
         self.registry.visit(|Open { call, .. }| {
-            let is_in_the_way = origin.is_none_or(|origin| call.origin.as_ref() == Some(origin));
+            let is_in_the_way = origin.is_none_or(|origin| call.origin().as_ref() == Some(origin));
             if is_in_the_way && oldest.is_none_or(|(began, _)| call.began < began) {
                 oldest = Some((call.began, call.site));
             }

@@ -89,6 +89,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Client { number, guard } = &*self.client;
         let ticket = guard.enter(*number, &request);

@@ -62,12 +62,20 @@
 //!
 //! Nothing is allocated for a call that behaves: its record is the one of a call before. Records are kept in shards, of which each
 //! thread has its own, and a call takes its shard's lock for an instant when it begins and when it ends: no core waits for another, unless a call has
-//! moved to another thread meanwhile. Each poll costs two looks at the clock at most. `cargo bench -p outbound-guard` counts it all together.
+//! moved to another thread meanwhile. Each poll costs two looks at the clock at most.
 //!
 //! One task for all calls looks through them when the first could be due. It is started by a call, on its runtime, which needs its timer
 //! on and has to be driven, and ends when nothing is open. Outside a Tokio runtime there is none: then calls are seen in
 //! [`LeakDetector::snapshot`], and told about when they end. A look takes a tenth of the time at most, and is late where there are so many
 //! calls that it would take longer.
+//!
+//! What that is worth, as `cargo bench -p outbound-guard` told it on 2026-11-21, on a virtual machine with two cores, three runs: a call
+//! with a body of two frames took 0.50 to 0.57 µs of its core's time where one worker made calls, and 0.55 to 0.58 µs where two did;
+//! unwatched 0.09 to 0.11 µs. (Other work kept the cores busy, so that calls a second say nothing, and two workers rarely ran in the
+//! same instant.) Allocations for one call that behaves: 0, as `tests/allocations.rs` counts them; [`SendExt::send`] makes the one entry in
+//! the request's extensions, unless there is one.
+//!
+//! `docs/leak.md` shows a leak that it found, and what was gained by the fix: sockets and memory over time.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod body;

@@ -16,8 +16,8 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Version};
-use outbound_core::{Attempt, CallSite, End, Exchange, Origin, Phase};
+use http::{Request, Uri, Version};
+use outbound_core::{Attempt, CallSite, Carried, End, Exchange, Origin, Phase};
 use slab::Slab;
 use tokio::time::Instant;
 use tracing::{Metadata, dispatcher};
@@ -66,7 +66,7 @@ pub(crate) struct Call {
     pub(crate) began: Instant,
     /// The number of the service that made it.
     pub(crate) client: usize,
-    pub(crate) origin: Option<Origin>,
+    uri: Uri,
     pub(crate) site: Option<CallSite>,
     span: Option<&'static Metadata<'static>>,
     attempt: Option<Attempt>,
@@ -98,14 +98,15 @@ impl Registry {
     /// Enters the call that `request` begins, made by `client`.
     pub(crate) fn enter<B>(&self, client: usize, request: &Request<B>) -> Ticket {
         let shard = &self.shards[thread_number() % self.shards.len()];
+        let carried = Carried::of(request);
         let mut call = Call {
             began: Instant::now(),
             client,
-            origin: Origin::of(request.uri()).ok(),
-            site: CallSite::of(request),
+            uri: request.uri().clone(),
+            site: carried.and_then(|carried| carried.call_site),
             span: dispatcher::get_default(|dispatch| dispatch.current_span().metadata()),
-            attempt: Attempt::of(request),
-            exchange: Exchange::of(request),
+            attempt: carried.and_then(|carried| carried.attempt),
+            exchange: carried.and_then(|carried| carried.exchange.clone()),
             backtrace: None,
         };
         if self.backtraces != Backtraces::Off && shard.lock().is_sampled(self.backtraces) {
@@ -192,6 +193,13 @@ impl Calls {
 
 // === Open ===
 
+impl Call {
+    /// Made when somebody asks, for a warm call pays for each step.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        Origin::of(&self.uri).ok()
+    }
+}
+
 impl Open {
     pub(crate) fn holding(&self, epoch: Instant, now: Instant) -> Holding {
         let Self { record, call, .. } = self;
@@ -200,7 +208,7 @@ impl Open {
         Holding {
             site: call.site,
             span: call.span,
-            origin: call.origin.clone(),
+            origin: call.origin(),
             attempt: call.attempt,
             phase: if has_body { Some(Phase::Body) } else { reported },
             age: now.saturating_duration_since(call.began),

@@ -3,21 +3,26 @@
 mod support;
 
 use std::{
+    convert::Infallible,
     fmt::{Debug, Write},
+    future::ready,
     num::NonZeroU32,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use http::Request;
+use http::{Request, Response, Version};
 use http_body_util::BodyExt;
-use outbound_core::{Attempt, CallSite, Elapsed, Origin, Overloaded, Phase};
-use outbound_guard::{Backtraces, Holding, LeakGuardLayer, SendExt};
+use outbound_core::{
+    Attempt, CallSite, ConnectionInfo, Elapsed, Established, Exchange, Origin, Overloaded, Phase,
+};
+use outbound_guard::{Backtraces, Holding, Leak, LeakGuardLayer, SendExt};
 use outbound_limit::ConcurrencyLimitLayer;
 use outbound_testkit::{Plan, Probe, TestBody};
 use support::*;
 use tokio::time::sleep;
-use tower::Layer;
+use tower::{Layer, service_fn};
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -178,6 +183,43 @@ async fn the_snapshot_is_sorted_by_age() {
     sleep(ms(7_000)).await;
     assert_eq!(detector.stats().held, 1);
     drop((older, younger, waiting));
+}
+
+/// Its record may be one of a call before, of which nothing is left.
+#[tokio::test(start_paused = true)]
+async fn a_call_begins_with_nothing_known() {
+    let (client, detector, _log) = watched([answering(), Plan::new().never_answers()]);
+    client.send(get()).await.unwrap().into_body().collect().await.unwrap();
+    let waiting = tokio::spawn(client.send(get()));
+    sleep(ms(1)).await;
+    let [holding] = &detector.snapshot()[..] else { panic!("one is open") };
+    assert_eq!((holding.phase, holding.read, holding.declared), (None, 0, None));
+    waiting.abort();
+}
+
+/// An HTTP/2 connection outlives the stream that ends with the body.
+#[tokio::test(start_paused = true)]
+async fn what_it_cost_depends_on_the_version() {
+    for (version, cost) in [
+        (Version::HTTP_10, true),
+        (Version::HTTP_11, true),
+        (Version::HTTP_2, false),
+        (Version::HTTP_3, false),
+    ] {
+        let log = Log::new();
+        let (layer, _detector) = LeakGuardLayer::builder().callback(log.callback()).pair();
+        let client = layer.layer(service_fn(move |request: Request<TestBody>| {
+            let established = Established::now(1, version);
+            let connection = ConnectionInfo::new(established.into(), 0, Duration::ZERO);
+            Exchange::of(&request).unwrap().connected(connection);
+            ready(Ok::<_, Infallible>(Response::new(TestBody::new().data("a"))))
+        }));
+        let mut request = get();
+        Exchange::track(&mut request);
+        drop(client.send(request).await.unwrap());
+        let Leak::Abandoned { cost_connection, .. } = log.last() else { panic!("{}", log.last()) };
+        assert_eq!(cost_connection, Some(cost), "{version:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

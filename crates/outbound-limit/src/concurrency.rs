@@ -11,7 +11,7 @@ use std::{
 
 use http::{Method, Request, Response, StatusCode, request::Parts};
 use http_body::Body;
-use outbound_core::{BoxError, Deadline, OnEnd, Origin, Overloaded, Witness};
+use outbound_core::{BoxError, Deadline, Failure, OnEnd, Origin, Overloaded, Witness};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_layer::Layer;
@@ -70,8 +70,19 @@ pin_project! {
     #[project = StateProj]
     enum State<S, B, F> {
         TurnedAway { error: Option<BoxError> },
-        Waiting { #[pin] wait: Wait, call: Option<(S, Request<B>)>, options: Options },
+        // In a box, so that the calls that need not wait are no larger for it.
+        Waiting { waiting: Pin<Box<Waiting<S, B>>> },
         Running { #[pin] response: F, call: Option<Call> },
+    }
+}
+
+pin_project! {
+    /// A call that waits for a permit.
+    struct Waiting<S, B> {
+        #[pin]
+        wait: Wait,
+        call: Option<(S, Request<B>)>,
+        options: Options,
     }
 }
 
@@ -172,27 +183,29 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let deadline = Deadline::of(&request).unwrap_or_default();
         if deadline.is_past() {
             return ResponseFuture::turned_away(request::too_late());
         }
         let (request, held) = self.limits.held_by(request);
-        let state = match self.options.patience.ask(held, deadline) {
+        match self.options.patience.ask(held, deadline) {
             Asked::Granted(permit) => {
-                let call = Call::new(permit, self.options.scope, &request);
-                State::Running { response: self.inner.call(request), call: Some(call) }
+                let call = Some(Call::new(permit, self.options.scope, &request));
+                ResponseFuture { state: State::Running { response: self.inner.call(request), call } }
             }
             Asked::Waiting(wait) => {
                 let clone = self.inner.clone();
                 let readied = mem::replace(&mut self.inner, clone);
-                State::Waiting { wait, call: Some((readied, request)), options: self.options.clone() }
+                let (call, options) = (Some((readied, request)), self.options.clone());
+                let waiting = Box::pin(Waiting { wait, call, options });
+                ResponseFuture { state: State::Waiting { waiting } }
             }
             Asked::TurnedAway(error) => {
-                return ResponseFuture::turned_away(self.options.explain(error, &request).into());
+                ResponseFuture::turned_away(self.options.explain(error, &request).into())
             }
-        };
-        ResponseFuture { state }
+        }
     }
 }
 
@@ -212,6 +225,7 @@ where
 {
     type Output = Result<Response<OnEnd<ResBody, Release>>, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         loop {
@@ -219,15 +233,16 @@ where
                 StateProj::TurnedAway { error } => {
                     return Poll::Ready(Err(error.take().expect("not polled after it was ready")));
                 }
-                StateProj::Waiting { wait, call, options } => {
-                    let asked = ready!(wait.poll(cx));
-                    let (mut service, request) = call.take().expect("not polled after it was ready");
-                    let permit = asked.map_err(|error| options.explain(error, &request))?;
-                    let call = Call::new(permit, options.scope, &request);
+                StateProj::Waiting { waiting } => {
+                    let waiting = waiting.as_mut().project();
+                    let asked = ready!(waiting.wait.poll(cx));
+                    let (mut service, request) = waiting.call.take().expect("not polled after it was ready");
+                    let permit = asked.map_err(|error| waiting.options.explain(error, &request))?;
+                    let call = Call::new(permit, waiting.options.scope, &request);
                     State::Running { response: service.call(request), call: Some(call) }
                 }
                 StateProj::Running { response, call } => {
-                    let result = ready!(response.poll(cx)).map_err(Into::into);
+                    let result = ready!(response.poll(cx));
                     let call = call.take().expect("not polled after it was ready");
                     return Poll::Ready(call.end(result));
                 }
@@ -268,20 +283,33 @@ impl Call {
     }
 
     /// The head has arrived, or the call has failed: what was learnt of it, and until when the permit is held.
-    fn end<B: Body>(
+    #[inline]
+    fn end<B: Body, E: Into<BoxError>>(
         self,
-        result: Result<Response<B>, BoxError>,
+        result: Result<Response<B>, E>,
     ) -> Result<Response<OnEnd<B, Release>>, BoxError> {
+        match result {
+            Ok(response) => {
+                self.learn(|| Verdict::of_status(response.status()));
+                let over = self.scope == Scope::Head || self.is_head || is_bodyless(&response);
+                let release = Release((!over).then_some(self.permit));
+                Ok(response.map(|body| OnEnd::new(body, release)))
+            }
+            Err(error) => {
+                let error = error.into();
+                self.learn(|| Verdict::of_failure(&Failure::of(&*error)));
+                Err(error)
+            }
+        }
+    }
+
+    fn learn(&self, verdict: impl FnOnce() -> Verdict) {
         if let Some((started, in_flight)) = self.clock
-            && let Some(overloaded) = Verdict::of(&result).overloaded()
+            && let Some(overloaded) = verdict().overloaded()
         {
             let sample = Sample { started, rtt: started.elapsed(), in_flight, overloaded };
             self.permit.held().learn(&sample);
         }
-        let response = result?;
-        let over = self.scope == Scope::Head || self.is_head || is_bodyless(&response);
-        let release = Release((!over).then_some(self.permit));
-        Ok(response.map(|body| OnEnd::new(body, release)))
     }
 }
 

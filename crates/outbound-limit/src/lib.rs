@@ -43,8 +43,8 @@
 //!   call. Either way nothing was sent. The inner service's own errors pass untouched.
 //! - **Panics** if a call has to wait outside a Tokio runtime with its timer on; a future polled after it was ready.
 //!
-//! A call in nobody's way costs a compare-and-swap to begin and one to end, and allocates nothing. What takes a lock besides says
-//! so: waiting, [`PerKey`], [`Adaptive`], [`RatePerKey`].
+//! A call in nobody's way costs a compare-and-swap to begin and one to end, and allocates nothing; one that waits is a box. What
+//! takes a lock besides says so: waiting, [`PerKey`], [`Adaptive`], [`RatePerKey`].
 //!
 //! Who waits gives up its place in constant time, and a permit handed to a call that is gone passes to the next. The line is
 //! our own, and not tokio's semaphore, because that cannot shrink a limit in use, serve the newest first or shed; every

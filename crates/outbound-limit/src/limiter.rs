@@ -65,6 +65,7 @@ impl fmt::Debug for Limiter {
 }
 
 impl Limits for Limiter {
+    #[inline]
     fn held_by<B>(&self, request: Request<B>) -> (Request<B>, Arc<dyn Held>) {
         (request, self.0.clone())
     }

@@ -190,18 +190,15 @@ where
             return RateLimitFuture::turned_away(request::too_late());
         }
         let (request, bucket) = self.limits.bucket_of(request);
-        let state = match bucket.ask(self.patience, deadline) {
-            Asked::Taken => State::Running { response: self.inner.call(request) },
+        match bucket.ask(self.patience, deadline) {
+            Asked::Taken => RateLimitFuture { state: State::Running { response: self.inner.call(request) } },
             Asked::Waiting(wait) => {
                 let clone = self.inner.clone();
                 let readied = mem::replace(&mut self.inner, clone);
-                State::Waiting { wait, call: Some((readied, request)) }
+                RateLimitFuture { state: State::Waiting { wait, call: Some((readied, request)) } }
             }
-            Asked::TurnedAway(error) => {
-                return RateLimitFuture::turned_away(request::aimed(error, &request).into());
-            }
-        };
-        RateLimitFuture { state }
+            Asked::TurnedAway(error) => RateLimitFuture::turned_away(request::aimed(error, &request).into()),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the head of a response, or a failure, says about the load of the server.
 
-use http::{Response, StatusCode};
-use outbound_core::{BoxError, Delivery, Failure, Kind, Phase};
+use http::StatusCode;
+use outbound_core::{Delivery, Failure, Kind, Phase};
 
 /// What a call says about the load of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,24 +13,8 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    pub(crate) fn of<B>(result: &Result<Response<B>, BoxError>) -> Self {
-        match result {
-            Ok(response) => Self::of_status(response.status()),
-            Err(error) => Self::of_failure(&Failure::of(&**error)),
-        }
-    }
-
-    /// Whether it is a sample of overload, or of none; no sample at all if it is silent.
-    pub(crate) fn overloaded(self) -> Option<bool> {
-        match self {
-            Self::Good => Some(false),
-            Self::Overloaded => Some(true),
-            Self::Silent => None,
-        }
-    }
-
     /// 504 is a gateway's word for a timeout (RFC 9110, 15.6.5). Other 5xx are faults, mostly faster than an answer.
-    fn of_status(status: StatusCode) -> Self {
+    pub(crate) fn of_status(status: StatusCode) -> Self {
         match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
                 Self::Overloaded
@@ -40,7 +24,7 @@ impl Verdict {
         }
     }
 
-    fn of_failure(failure: &Failure) -> Self {
+    pub(crate) fn of_failure(failure: &Failure) -> Self {
         match (failure.kind(), failure.phase(), failure.delivery()) {
             // In a queue of ours: the server has not been asked.
             (Kind::Timeout, Some(Phase::Queue | Phase::Acquire), _) => Self::Silent,
@@ -48,6 +32,15 @@ impl Verdict {
             // A stream over the server's limit: REFUSED_STREAM (RFC 9113, 8.7).
             (Kind::Reset, _, Delivery::Refused) => Self::Overloaded,
             _ => Self::Silent,
+        }
+    }
+
+    /// Whether it is a sample of overload, or of none; no sample at all if it is silent.
+    pub(crate) fn overloaded(self) -> Option<bool> {
+        match self {
+            Self::Good => Some(false),
+            Self::Overloaded => Some(true),
+            Self::Silent => None,
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     http2::{self, Streaming},
     pool::Shared,
     request::Call,
-    slots::{Acquire, Ask, Nature, Now, Refusal, Ticket, Turn},
+    slots::{Acquire, Ask, Nature, Now, Refusal, Turn},
 };
 
 /// The response to come, of [`Pool`](crate::Pool).
@@ -40,7 +40,7 @@ pub struct ResponseFuture<C> {
 }
 
 enum State {
-    Begin(Option<Result<Call, InvalidOrigin>>),
+    Begin(Option<Result<Box<Call>, InvalidOrigin>>),
     Http1(http1::Sending),
     Http2(Streaming),
     Cold(Cold),
@@ -70,26 +70,26 @@ impl<C: Connect> Future for ResponseFuture<C> {
         loop {
             match &mut this.state {
                 State::Begin(call) => {
-                    let call = call.take().expect("polled after it had ended")?;
-                    if call.deadline.is_past() {
+                    let mut call = call.take().expect("polled after it had ended")?;
+                    let now = Now::read();
+                    if call.deadline.instant().is_some_and(|deadline| deadline <= now.at) {
                         return Poll::Ready(Err(Elapsed::new(Phase::Queue, Duration::ZERO).into()));
                     }
-                    let mut call = call;
-                    this.state = match this.shared.acquire(&mut call, None)? {
-                        Acquire::Now(lease) => State::on(lease, call),
+                    this.state = match this.shared.acquire(&mut call, now)? {
+                        Acquire::Now(lease) => State::on(lease, call, now.at),
                         later => State::Cold(Box::pin(go(this.shared.clone(), call, later))),
                     };
                 }
                 State::Http1(sending) => match ready!(Pin::new(sending).poll(cx)) {
-                    Ok(response) => return Poll::Ready(Ok(response.map(Body::from))),
+                    Ok(response) => return Poll::Ready(Ok(response)),
                     Err(broken) => this.state = State::Cold(Box::pin(go_again(this.shared.clone(), broken))),
                 },
                 State::Http2(streaming) => match ready!(Pin::new(streaming).poll(cx)) {
                     Ok(response) => return Poll::Ready(Ok(response.map(Body::from))),
                     Err(http2::Failed::For(error)) => return Poll::Ready(Err(error)),
                     Err(http2::Failed::Again(mut call)) => {
-                        let acquired = this.shared.acquire(&mut call, None)?;
-                        this.state = State::Cold(Box::pin(go(this.shared.clone(), *call, acquired)));
+                        let acquired = this.shared.acquire(&mut call, Now::read())?;
+                        this.state = State::Cold(Box::pin(go(this.shared.clone(), call, acquired)));
                     }
                 },
                 State::Cold(cold) => return cold.as_mut().poll(cx),
@@ -99,9 +99,9 @@ impl<C: Connect> Future for ResponseFuture<C> {
 }
 
 impl State {
-    fn on(lease: Lease, call: Call) -> Self {
+    fn on(lease: Lease, call: Box<Call>, now: Instant) -> Self {
         match &*lease {
-            Connection::Http1(_) => Self::Http1(http1::Sending::new(Exclusive::new(lease), call)),
+            Connection::Http1(_) => Self::Http1(http1::Sending::new(Exclusive::new(lease), call, now)),
             Connection::Http2(_) => Self::Http2(Streaming::new(lease, call)),
         }
     }
@@ -118,7 +118,7 @@ impl<C> fmt::Debug for ResponseFuture<C> {
 /// As often as is allowed: a request goes out a second time at most.
 async fn go<C: Connect>(
     shared: Arc<Shared<C>>,
-    mut call: Call,
+    mut call: Box<Call>,
     mut acquired: Acquired,
 ) -> Result<Response<Body>, BoxError> {
     loop {
@@ -126,9 +126,9 @@ async fn go<C: Connect>(
             Acquire::Now(lease) => lease,
             Acquire::Later(waiting) => shared.obtain(&mut call, waiting).await?,
         };
-        let failed = match State::on(lease, call) {
+        let failed = match State::on(lease, call, Instant::now()) {
             State::Http1(sending) => match sending.await {
-                Ok(response) => return Ok(response.map(Body::from)),
+                Ok(response) => return Ok(response),
                 Err(broken) => return go_again(shared, broken).await,
             },
             State::Http2(streaming) => match streaming.await {
@@ -139,9 +139,9 @@ async fn go<C: Connect>(
         };
         match failed {
             http2::Failed::For(error) => return Err(error),
-            http2::Failed::Again(again) => call = *again,
+            http2::Failed::Again(again) => call = again,
         }
-        acquired = shared.acquire(&mut call, None)?;
+        acquired = shared.acquire(&mut call, Now::read())?;
     }
 }
 
@@ -160,10 +160,10 @@ async fn go_again<C: Connect>(
 
 impl<C: Connect> Shared<C> {
     /// A connection that can be used as far as is known, or a place in the queue.
-    fn acquire(&self, call: &mut Call, ticket: Option<Ticket>) -> Result<Acquired, BoxError> {
+    fn acquire(&self, call: &mut Call, now: Now) -> Result<Acquired, BoxError> {
         let apart = self.is_apart(call);
         let nature = if apart { Nature::Exclusive } else { self.nature(&call.origin) };
-        let mut ask = Ask { ticket, site: call.site, now: Now::read(), nature, apart };
+        let mut ask = Ask { ticket: None, site: call.site, now, nature, apart };
         loop {
             match self.slots.acquire(&call.origin, ask) {
                 Ok(Acquire::Now(mut lease)) => {

@@ -24,6 +24,7 @@ use crate::{
 /// | `max_idle` | `max_connections` | idle connections are cheap beside the handshakes they save |
 /// | `max_idle_per_host` | `max_connections_per_host` | likewise |
 /// | `idle_timeout` | 50 s | below the 60 s after which common load balancers drop an idle connection |
+/// | `park_after` | 2 s | an idle HTTP/1.1 connection is then its socket and little else; the buffers come back with the next exchange |
 /// | `max_waiting` | 4,096 | a queue is finite |
 /// | `acquire_timeout` | 30 s | who has waited that long is better told |
 /// | `resolve_timeout` | 5 s | one try of the usual resolver |
@@ -48,6 +49,7 @@ pub struct Builder {
     acquire_timeout: Duration,
     dial: connect::Limits,
     http: Http,
+    park_after: Duration,
     max_lifetime: Duration,
     max_requests: u64,
     seed: Option<u64>,
@@ -108,6 +110,7 @@ impl Builder {
                 ping_timeout: Duration::from_secs(10),
                 drain: (64 * 1024, Duration::from_millis(100)),
             },
+            park_after: Duration::from_secs(2),
             max_lifetime: Duration::MAX,
             max_requests: u64::MAX,
             seed: None,
@@ -141,6 +144,13 @@ impl Builder {
     /// How long a connection may be idle until it is closed; `Duration::MAX` for ever.
     pub const fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
+        self
+    }
+
+    /// How long an HTTP/1.1 connection is idle until it is parked: its buffers are given back, and its socket is watched, until it is used
+    /// again; at least 1 ms, `Duration::MAX` for never. An HTTP/2 connection is not parked.
+    pub const fn park_after(mut self, idle: Duration) -> Self {
+        self.park_after = idle;
         self
     }
 
@@ -292,6 +302,7 @@ impl Builder {
             idle_per_host,
             waiting: self.max_waiting,
             idle_timeout: self.idle_timeout.min(FOR_EVER),
+            park_after: self.park_after.clamp(TICK, FOR_EVER),
             lifetime: (self.max_lifetime < FOR_EVER).then_some(self.max_lifetime),
             requests: self.max_requests,
             seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
@@ -313,4 +324,6 @@ impl fmt::Display for InvalidConfig {
 impl Error for InvalidConfig {}
 
 /// As long as the clock can be added to it without overflow, and longer than any process.
+/// What the runtime's timers can tell apart.
+const TICK: Duration = Duration::from_millis(1);
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);

@@ -52,6 +52,13 @@ impl Share for Connection {
             Self::Http1(_) => unreachable!("HTTP/1.1 is for one exchange at a time"),
         }
     }
+
+    fn park(&mut self) -> Option<Box<dyn Send>> {
+        match self {
+            Self::Http1(connection) => connection.park(),
+            Self::Http2(_) => None,
+        }
+    }
 }
 
 impl fmt::Debug for Connection {

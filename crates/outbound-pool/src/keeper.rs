@@ -11,7 +11,6 @@ use std::{
             Ordering::{Relaxed, SeqCst},
         },
     },
-    time::Duration,
 };
 
 use tokio::{
@@ -25,26 +24,23 @@ use crate::connection::Slots;
 /// Its task runs as long as the pool has connections, and sleeps until the next of them is due.
 pub(crate) struct Keeper {
     slots: Weak<Slots>,
-    /// A connection lives no longer than this, at the least: it may be due before all others.
-    lifetime: Option<Duration>,
     running: AtomicBool,
     task: Mutex<Option<AbortHandle>>,
     keys: AtomicU64,
     drivers: Mutex<HashMap<u64, Option<AbortHandle>>>,
-    /// A connection that was opened may be due before all others.
-    opened: Notify,
+    /// What has been opened, or used again, may be due before all others.
+    news: Notify,
 }
 
 impl Keeper {
-    pub(crate) fn new(slots: &Arc<Slots>, lifetime: Option<Duration>) -> Arc<Self> {
+    pub(crate) fn new(slots: &Arc<Slots>) -> Arc<Self> {
         Arc::new(Self {
             slots: Arc::downgrade(slots),
-            lifetime,
             running: AtomicBool::new(false),
             task: Mutex::default(),
             keys: AtomicU64::new(0),
             drivers: Mutex::default(),
-            opened: Notify::new(),
+            news: Notify::new(),
         })
     }
 
@@ -82,9 +78,14 @@ impl Keeper {
         if !self.running.load(SeqCst) && !self.running.swap(true, SeqCst) {
             let task = tokio::spawn(self.clone().run());
             *lock(&self.task) = Some(task.abort_handle());
-        } else if self.lifetime.is_some() {
-            self.opened.notify_one();
+        } else {
+            self.look();
         }
+    }
+
+    /// A connection may be due earlier than those that were there.
+    pub(crate) fn look(&self) {
+        self.news.notify_one();
     }
 
     /// The pool has gone.
@@ -100,7 +101,7 @@ impl Keeper {
         {
             tokio::select! {
                 () = sleep_until(next) => {}
-                () = keeper.opened.notified() => {}
+                () = keeper.news.notified() => {}
             }
         }
         watch.0 = None;

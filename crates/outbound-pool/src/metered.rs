@@ -15,7 +15,8 @@ pub(crate) trait Meter {
     /// Fails if it was too much.
     fn read(&self, bytes: usize) -> io::Result<()>;
 
-    fn wrote(&self, bytes: usize);
+    /// `all` that there was, or a part of it.
+    fn wrote(&self, bytes: usize, all: bool);
 
     /// All that there was to be written is written.
     fn flushed(&self) {}
@@ -33,9 +34,9 @@ impl<T, M: Meter, S> Metered<T, M, S> {
         Self { io: TokioIo::new(io), meter, _slot: slot }
     }
 
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn wrote(&self, written: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = written {
-            self.meter.wrote(bytes);
+            self.meter.wrote(bytes, bytes == offered);
         }
         written
     }
@@ -56,7 +57,7 @@ impl<T: hyper::rt::Read + Unpin, M: Meter, S: Unpin> AsyncRead for Metered<T, M,
 impl<T: hyper::rt::Write + Unpin, M: Meter, S: Unpin> AsyncWrite for Metered<T, M, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.wrote(written)
+        self.wrote(written, buf.len())
     }
 
     fn poll_write_vectored(
@@ -65,7 +66,7 @@ impl<T: hyper::rt::Write + Unpin, M: Meter, S: Unpin> AsyncWrite for Metered<T, 
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.wrote(written)
+        self.wrote(written, bufs.iter().map(|buf| buf.len()).sum())
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -55,7 +55,7 @@ impl Pool<()> {
 impl<C> Pool<C> {
     pub(crate) fn new(connector: C, limits: Limits, timeouts: Timeouts, http: Http) -> Self {
         let slots = Slots::new(limits);
-        let keeper = Keeper::new(&slots, limits.lifetime);
+        let keeper = Keeper::new(&slots);
         Self { shared: Arc::new(Shared { slots, connector, limits, timeouts, http, keeper }) }
     }
 

@@ -4,17 +4,17 @@ use std::mem;
 
 use http::{
     Extensions, HeaderMap, Method, Request, Uri,
-    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
-    response,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
     uri::Authority,
 };
-use outbound_core::{BoxError, CallSite, Deadline, Exchange, Idempotent, Origin};
+use outbound_core::{BoxError, CallSite, Deadline, Exchange, Idempotent, Message, Origin};
 
 use crate::upload::Upload;
 
-/// A request on its way through the pool.
+/// A request on its way through the pool: boxed once, so that futures are small, in all the layers above too.
 pub(crate) struct Call {
     pub(crate) origin: Origin,
+    /// Once it has been sent, what of it is kept for a second try.
     pub(crate) request: Request<Upload>,
     /// Somebody watches the exchange; else it gets a record when it has a connection.
     pub(crate) exchange: Option<Exchange>,
@@ -30,7 +30,7 @@ pub(crate) struct Call {
 // === Call ===
 
 impl Call {
-    pub(crate) fn new<B>(origin: Origin, request: Request<B>) -> Self
+    pub(crate) fn new<B>(origin: Origin, request: Request<B>) -> Box<Self>
     where
         B: http_body::Body + Send + 'static,
         B::Error: Into<BoxError>,
@@ -48,7 +48,7 @@ impl Call {
             Some(_) if request.extensions().len() == 1 => mem::take(request.extensions_mut()),
             _ => Extensions::new(),
         };
-        Self { origin, request, exchange, site, deadline, context, is_idempotent, is_second: false }
+        Box::new(Self { origin, request, exchange, site, deadline, context, is_idempotent, is_second: false })
     }
 
     /// Whether it asks for the connection itself: with HTTP/1.1 one can be had (RFC 9110, 7.8 and 9.3.6).
@@ -66,23 +66,14 @@ impl Call {
     }
 
     /// What a request has, its response has too.
-    pub(crate) fn carry_over(self, parts: &mut response::Parts, exchange: &Exchange, tracked: bool) {
-        carry_over(self.context, parts, exchange, tracked);
-    }
-}
-
-/// Likewise. What the connection has put there stays.
-pub(crate) fn carry_over(
-    context: Extensions,
-    parts: &mut response::Parts,
-    exchange: &Exchange,
-    tracked: bool,
-) {
-    parts.extensions.extend(context);
-    if tracked {
-        exchange.clone().attach(parts);
-        if let Some(attempt) = exchange.attempt() {
-            attempt.attach(parts);
+    /// What the connection has put there stays.
+    pub(crate) fn carry_over(self, response: &mut impl Message, exchange: &Exchange, tracked: bool) {
+        response.extensions_mut().extend(self.context);
+        if tracked {
+            exchange.clone().attach(response);
+            if let Some(attempt) = exchange.attempt() {
+                attempt.attach(response);
+            }
         }
     }
 }
@@ -97,10 +88,4 @@ pub(crate) fn without_userinfo(authority: &Authority) -> Uri {
 pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
     let length = headers.get(CONTENT_LENGTH).filter(|_| !headers.contains_key(TRANSFER_ENCODING))?;
     length.to_str().ok()?.parse().ok()
-}
-
-/// Whether `Connection` lists `token`.
-pub(crate) fn has_token(headers: &HeaderMap, token: &str) -> bool {
-    let values = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|listed| listed.trim().eq_ignore_ascii_case(token))
 }

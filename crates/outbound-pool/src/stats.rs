@@ -8,6 +8,8 @@ use outbound_core::Origin;
 pub struct Stats<K = Origin> {
     /// Connections over all origins.
     pub connections: Counts,
+    /// How many of the idle ones are parked: [`Builder::park_after`](crate::Builder::park_after).
+    pub parked: usize,
     /// Exchanges going on: an HTTP/2 connection may carry several.
     pub exchanges: usize,
     /// Calls that wait for a connection and have none being opened for them.

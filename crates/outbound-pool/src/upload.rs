@@ -10,20 +10,18 @@ use std::{
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use outbound_core::BoxError;
+use pin_project_lite::pin_project;
+use smallvec::SmallVec;
 
 use crate::http1::Wire;
 
 /// A request body inside a connection. One that has ended from the start costs nothing; any other is boxed once, so that it can
-/// be moved to another connection although it has been polled.
+/// be moved to another connection although it has been polled, and so that a request is small.
 #[derive(Default)]
-pub(crate) struct Upload {
-    rest: Option<Rest>,
-    /// Where to tell how it ended; none until it is on a connection.
-    wire: Option<Arc<Wire>>,
-    keep: Keep,
-    /// What its `Content-Length` leaves to be sent, if it has one.
-    left: Option<u64>,
-}
+pub(crate) struct Upload(Option<Rest>);
+
+/// What is to be sent (again).
+pub(crate) type Rest = Pin<Box<Source<Erased>>>;
 
 /// For how long what has been taken is kept for a second try.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,21 +35,29 @@ pub(crate) enum Keep {
     Small,
 }
 
-/// What is to be sent (again): frames that were taken before, then what is left of the body.
-pub(crate) struct Rest {
-    taken: Vec<Frame<Bytes>>,
-    /// How many of `taken` have been handed out (again).
-    given: usize,
-    /// Bytes in `taken`.
-    size: usize,
-    /// Frames have been handed out that are not in `taken`: it cannot start again.
-    is_lost: bool,
-    body: Erased,
+pin_project! {
+    /// Frames that were taken before, then what is left of the body.
+    pub(crate) struct Source<B: ?Sized> {
+        taken: SmallVec<[Frame<Bytes>; 1]>,
+        // How many of `taken` have been handed out (again).
+        given: usize,
+        // Bytes in `taken`.
+        size: usize,
+        // Frames have been handed out that are not in `taken`: it cannot start again.
+        is_lost: bool,
+        // Where to tell how it ended; none until it is on a connection.
+        wire: Option<Arc<Wire>>,
+        keep: Keep,
+        // What its `Content-Length` leaves to be sent, if it has one.
+        left: Option<u64>,
+        #[pin]
+        body: B,
+    }
 }
 
-type Erased = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
+type Erased = dyn Body<Data = Bytes, Error = BoxError> + Send;
 
-pin_project_lite::pin_project! {
+pin_project! {
     struct Erase<B> {
         #[pin]
         body: B,
@@ -66,29 +72,31 @@ impl Upload {
         B: Body + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        if body.is_end_stream() {
-            return Self::default();
-        }
-        let (taken, body) = (Vec::new(), Box::pin(Erase { body }));
-        Self::from(Rest { taken, given: 0, size: 0, is_lost: false, body })
+        if body.is_end_stream() { Self::default() } else { Self(Some(Source::new(body))) }
     }
 
     /// It goes over `wire`, and is announced to be so long.
     pub(crate) fn on(&mut self, wire: &Arc<Wire>, keep: Keep, length: Option<u64>) {
         self.announce(keep, length);
-        if self.rest.is_some() {
-            self.wire = Some(wire.clone());
+        if let Some(rest) = &mut self.0 {
+            *rest.as_mut().project().wire = Some(wire.clone());
         }
     }
 
     /// It is announced to be so long.
     pub(crate) fn announce(&mut self, keep: Keep, length: Option<u64>) {
-        (self.keep, self.left) = (keep, length);
+        if self.0.is_none() && length.is_some_and(|length| length > 0) {
+            self.0 = Some(Source::new(String::new()));
+        }
+        if let Some(rest) = &mut self.0 {
+            let rest = rest.as_mut().project();
+            (*rest.keep, *rest.left) = (keep, length);
+        }
     }
 
     /// It starts again from its beginning, if all that was taken of it is there.
     pub(crate) fn rewound(mut self) -> Option<Self> {
-        match self.rest.take() {
+        match self.0.take() {
             Some(rest) if rest.is_lost => None,
             Some(rest) => Some(rest.into()),
             None => Some(Self::default()),
@@ -96,20 +104,24 @@ impl Upload {
     }
 
     pub(crate) fn has_body(&self) -> bool {
-        self.rest.is_some()
+        self.0.is_some()
     }
 
     /// Off its connection, without telling it.
     pub(crate) fn take(mut self) -> Self {
-        self.wire = None;
-        Self { rest: self.rest.take(), wire: None, keep: Keep::Nothing, left: None }
+        let mut rest = self.0.take();
+        if let Some(rest) = &mut rest {
+            rest.as_mut().leave();
+        }
+        Self(rest)
     }
 }
 
 impl From<Rest> for Upload {
     fn from(mut rest: Rest) -> Self {
-        rest.given = 0;
-        Self { rest: Some(rest), wire: None, keep: Keep::Nothing, left: None }
+        *rest.as_mut().project().given = 0;
+        rest.as_mut().leave();
+        Self(Some(rest))
     }
 }
 
@@ -121,80 +133,112 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
-        let Some(rest) = &mut this.rest else { return Poll::Ready(None) };
-        let is_untouched = || this.wire.as_ref().is_some_and(|wire| wire.is_untouched());
-        let keep = match this.keep {
+        self.0.as_mut().map_or(Poll::Ready(None), |rest| rest.as_mut().poll_frame(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|rest| rest.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |rest| rest.size_hint())
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(mut rest) = self.0.take()
+            && let Some(wire) = rest.as_mut().leave()
+        {
+            wire.cut_off(Some(rest).filter(|rest| !rest.is_lost));
+        }
+    }
+}
+
+// === Source ===
+
+impl Source<Erased> {
+    fn new<B>(body: B) -> Pin<Box<Self>>
+    where
+        B: Body + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Box::pin(Source {
+            taken: SmallVec::new(),
+            given: 0,
+            size: 0,
+            is_lost: false,
+            wire: None,
+            keep: Keep::Nothing,
+            left: None,
+            body: Erase { body },
+        })
+    }
+
+    /// Off its connection.
+    fn leave(self: Pin<&mut Self>) -> Option<Arc<Wire>> {
+        let this = self.project();
+        (*this.keep, *this.left) = (Keep::Nothing, None);
+        this.wire.take()
+    }
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let is_untouched = || self.wire.as_ref().is_some_and(|wire| wire.is_untouched());
+        let keep = match self.keep {
             Keep::Unsent | Keep::Small if is_untouched() => usize::MAX,
             Keep::Small => REPLAY,
             Keep::Unsent | Keep::Nothing => 0,
         };
-        let frame = rest.poll_frame(keep, cx);
-        if let Some(wire) = &this.wire {
+        let frame = self.as_mut().poll_next(keep, cx);
+        if let Some(wire) = &self.wire {
             wire.fed(frame.is_ready());
         }
         let frame = ready!(frame);
-        if let (Some(Ok(frame)), Some(left)) = (&frame, &mut this.left) {
+        if let (Some(Ok(frame)), Some(left)) = (&frame, self.as_mut().project().left) {
             let data = frame.data_ref().map_or(0, |data| data.len() as u64);
             match left.checked_sub(data) {
                 Some(rest) => *left = rest,
                 None => return Poll::Ready(Some(Err("longer than its Content-Length".into()))),
             }
         }
-        let is_over = frame.is_none() || this.is_end_stream();
-        if is_over && let Some(wire) = &this.wire {
+        let is_over = frame.is_none() || self.is_end_stream();
+        if is_over && let Some(wire) = &self.wire {
             wire.uploaded();
+        }
+        Poll::Ready(frame)
+    }
+
+    /// The next frame. A copy (of the handle, not the bytes) is kept as long as all that were taken are not more than `keep` bytes.
+    fn poll_next(
+        self: Pin<&mut Self>,
+        keep: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.project();
+        if let Some(frame) = this.taken.get(*this.given) {
+            *this.given += 1;
+            return Poll::Ready(Some(Ok(copy(frame))));
+        }
+        let frame = ready!(this.body.poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            *this.size = this.size.saturating_add(frame.data_ref().map_or(0, Bytes::len));
+            *this.is_lost |= *this.size > keep;
+            if *this.is_lost {
+                (*this.taken, *this.given) = (SmallVec::new(), 0);
+            } else {
+                this.taken.push(copy(frame));
+                *this.given += 1;
+            }
         }
         Poll::Ready(frame)
     }
 
     /// Not before its announced length: hyper would leave the server waiting for the rest.
     fn is_end_stream(&self) -> bool {
-        self.left.unwrap_or(0) == 0 && self.rest.as_ref().is_none_or(Rest::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Rest::size_hint)
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if let (Some(rest), Some(wire)) = (self.rest.take(), self.wire.take()) {
-            wire.cut_off(Some(rest).filter(|rest| !rest.is_lost));
-        }
-    }
-}
-
-// === Rest ===
-
-impl Rest {
-    /// The next frame. A copy (of the handle, not the bytes) is kept as long as all that were taken are not more than `keep` bytes.
-    fn poll_frame(
-        &mut self,
-        keep: usize,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(frame) = self.taken.get(self.given) {
-            self.given += 1;
-            return Poll::Ready(Some(Ok(copy(frame))));
-        }
-        let frame = ready!(self.body.as_mut().poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
-            self.size = self.size.saturating_add(frame.data_ref().map_or(0, Bytes::len));
-            self.is_lost |= self.size > keep;
-            if self.is_lost {
-                (self.taken, self.given) = (Vec::new(), 0);
-            } else {
-                self.taken.push(copy(frame));
-                self.given += 1;
-            }
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.given == self.taken.len() && self.body.is_end_stream()
+        self.left.unwrap_or(0) == 0 && self.given == self.taken.len() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -221,9 +265,9 @@ fn copy(frame: &Frame<Bytes>) -> Frame<Bytes> {
     }
 }
 
-impl fmt::Debug for Rest {
+impl<B: ?Sized> fmt::Debug for Source<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rest").finish_non_exhaustive()
+        f.debug_struct("Source").finish_non_exhaustive()
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use http::request::Parts;
+use http::Uri;
 use outbound_core::{Account, Kind, Ledger, Origin};
 
 pub use self::{ratio::Ratio, share::Share, tokens::Tokens};
@@ -49,11 +49,20 @@ pub enum Rule {
 /// A call's part in the budget, from its start until it is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Stake {
-    /// Where this call was counted, if this is its outermost layer.
-    counted: Option<Arc<Purse>>,
-    /// What its retries are charged to.
-    ledger: Option<Ledger>,
+    books: Books,
     paid: Option<u64>,
+}
+
+/// What the retries of a call are charged to.
+#[derive(Debug, Default)]
+enum Books {
+    /// Nothing: they are free.
+    #[default]
+    None,
+    /// Where the call was counted: this is its outermost layer.
+    Own(Arc<Purse>),
+    /// Where an outer layer has counted it.
+    Outer(Ledger),
 }
 
 #[derive(Clone, Debug)]
@@ -111,20 +120,20 @@ impl Budget {
     }
 
     /// A call begins; if it is in the books already, an outer layer has counted it.
-    pub(crate) fn stake(&self, request: &Parts) -> Stake {
-        if let Some(ledger) = Ledger::of(request) {
-            return Stake { counted: None, ledger: Some(ledger), paid: None };
+    pub(crate) fn stake(&self, uri: &Uri, ledger: Option<&Ledger>) -> Stake {
+        if let Some(ledger) = ledger {
+            return Stake { books: Books::Outer(ledger.clone()), paid: None };
         }
         let purse = match &self.0 {
             Scope::Off => return Stake::default(),
             Scope::One(purse) => purse,
             Scope::PerOrigin(purses) => {
-                let origin = Origin::of(&request.uri).ok();
+                let origin = Origin::of(uri).ok();
                 purses.of(origin.as_ref(), |purse| Arc::new(Purse::new(purse.rule)))
             }
         };
         purse.enter();
-        Stake { counted: Some(purse.clone()), ledger: Some(Ledger::new(purse.clone())), paid: None }
+        Stake { books: Books::Own(purse.clone()), paid: None }
     }
 }
 
@@ -159,22 +168,26 @@ impl From<Share> for Rule {
 
 impl Stake {
     /// What the layers inside charge their retries to.
-    pub(crate) fn ledger(&self) -> Option<&Ledger> {
-        self.ledger.as_ref()
+    pub(crate) fn ledger(&self) -> Option<Ledger> {
+        match &self.books {
+            Books::None => None,
+            Books::Own(purse) => Some(Ledger::new(purse.clone())),
+            Books::Outer(ledger) => Some(ledger.clone()),
+        }
     }
 
     /// Pays for one more attempt after a failure; without a budget it is free.
     pub(crate) fn withdraw(&mut self, kind: Option<Kind>) -> bool {
         self.forfeit();
-        let Some(ledger) = &self.ledger else { return true };
-        self.paid = ledger.account().withdraw(kind);
+        let Some(account) = self.books.account() else { return true };
+        self.paid = account.withdraw(kind);
         self.paid.is_some()
     }
 
     /// The call has succeeded.
     pub(crate) fn succeeded(&mut self) {
-        match &self.counted {
-            Some(purse) if self.paid.is_none() => purse.reward(),
+        match &self.books {
+            Books::Own(purse) if self.paid.is_none() => purse.reward(),
             _ => self.settle(true),
         }
     }
@@ -185,8 +198,8 @@ impl Stake {
     }
 
     fn settle(&mut self, succeeded: bool) {
-        if let (Some(paid), Some(ledger)) = (self.paid.take(), &self.ledger) {
-            ledger.account().settle(paid, succeeded);
+        if let (Some(paid), Some(account)) = (self.paid.take(), self.books.account()) {
+            account.settle(paid, succeeded);
         }
     }
 }
@@ -194,8 +207,20 @@ impl Stake {
 impl Drop for Stake {
     fn drop(&mut self) {
         self.forfeit();
-        if let Some(purse) = &self.counted {
+        if let Books::Own(purse) = &self.books {
             purse.leave();
+        }
+    }
+}
+
+// === Books ===
+
+impl Books {
+    fn account(&self) -> Option<&dyn Account> {
+        match self {
+            Self::None => None,
+            Self::Own(purse) => Some(&**purse),
+            Self::Outer(ledger) => Some(ledger.account()),
         }
     }
 }

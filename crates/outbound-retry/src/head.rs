@@ -3,7 +3,7 @@
 use std::fmt;
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request::Parts};
-use outbound_core::{Attempt, CallContext};
+use outbound_core::{Attempt, CallContext, Carried};
 use smallvec::SmallVec;
 
 /// The head of a request. Keeping it costs no allocation of its own where the fields fit [`INLINE`] and the only extension is
@@ -21,21 +21,28 @@ pub(crate) struct Head {
     extensions: Option<Extensions>,
 }
 
-/// Name and value, name and value; before each its length, before the value whether it is sensitive.
+/// A word on the field, its name and its value, one field after the other. The word has the lengths of both, and whether the
+/// value is sensitive.
 struct Fields(SmallVec<[u8; INLINE]>);
 
 impl Head {
-    pub(crate) fn of(parts: &Parts) -> Self {
-        let context = CallContext::of(parts);
+    /// Without its fields: what there is room for would be copied with each move. They are [kept](Self::keep) where it stays.
+    #[inline]
+    pub(crate) fn without_fields(parts: &Parts) -> Self {
+        let context = Carried::of(parts).map(CallContext::from);
         let foreign = parts.extensions.len() > usize::from(context.is_some());
         Self {
             method: parts.method.clone(),
             uri: parts.uri.clone(),
             version: parts.version,
-            fields: Fields::of(&parts.headers),
+            fields: Fields(SmallVec::new()),
             context,
             extensions: foreign.then(|| parts.extensions.clone()),
         }
+    }
+
+    pub(crate) fn keep(&mut self, fields: &HeaderMap) {
+        self.fields.keep(fields);
     }
 
     /// The same request again, as this attempt: with an exchange record yet to be made, and everything else as it was.
@@ -59,19 +66,17 @@ impl Head {
 // === Fields ===
 
 impl Fields {
-    fn of(map: &HeaderMap) -> Self {
-        let size = |(name, value): (&HeaderName, &HeaderValue)| {
-            2 * size_of::<usize>() + name.as_str().len() + value.len()
-        };
-        let mut bytes = SmallVec::with_capacity(map.iter().map(size).sum());
+    fn keep(&mut self, map: &HeaderMap) {
+        let size = |(name, value): (&HeaderName, &HeaderValue)| WORD + name.as_str().len() + value.len();
+        let Self(bytes) = self;
+        bytes.reserve_exact(map.iter().map(size).sum());
         for (name, value) in map {
-            let (name, sensitive) = (name.as_str().as_bytes(), usize::from(value.is_sensitive()));
-            bytes.extend_from_slice(&name.len().to_le_bytes());
-            bytes.extend_from_slice(&(value.len() << 1 | sensitive).to_le_bytes());
+            let name = name.as_str().as_bytes();
+            let lengths = (value.len() as u64) << 17 | (name.len() as u64) << 1;
+            bytes.extend_from_slice(&(lengths | u64::from(value.is_sensitive())).to_le_bytes());
             bytes.extend_from_slice(name);
             bytes.extend_from_slice(value.as_bytes());
         }
-        Self(bytes)
     }
 
     fn map(&self) -> HeaderMap {
@@ -91,14 +96,16 @@ impl fmt::Debug for Fields {
 }
 
 fn field(rest: &mut &[u8]) -> Option<(HeaderName, HeaderValue)> {
-    let mut length = || Some(usize::from_le_bytes(rest.split_off(..size_of::<usize>())?.try_into().ok()?));
-    let (name, value) = (length()?, length()?);
+    let word = u64::from_le_bytes(rest.split_off(..WORD)?.try_into().ok()?);
+    let (name, value) = ((word >> 1 & 0xffff) as usize, (word >> 17) as usize);
     let name = HeaderName::from_bytes(rest.split_off(..name)?).ok()?;
-    let sensitive = value & 1 == 1;
-    let mut value = HeaderValue::from_bytes(rest.split_off(..value >> 1)?).ok()?;
-    value.set_sensitive(sensitive);
+    let mut value = HeaderValue::from_bytes(rest.split_off(..value)?).ok()?;
+    value.set_sensitive(word & 1 == 1);
     Some((name, value))
 }
 
-/// Room for the fields of an ordinary request, a bearer token among them.
-const INLINE: usize = 1024;
+/// Room for the fields of an ordinary request: with it, all that is kept of one is no larger than what allocators hand out fast.
+const INLINE: usize = 448;
+
+/// A value may be as long as memory allows, a name has less than 64 KiB (`http::header::MAX_HEADER_NAME_LEN`).
+const WORD: usize = size_of::<u64>();

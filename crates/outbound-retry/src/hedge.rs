@@ -48,7 +48,7 @@ use std::{
 
 use http::{Request, request::Parts};
 use http_body::Body;
-use outbound_core::{Attempt, BoxError};
+use outbound_core::{Attempt, BoxError, Carried};
 use tokio::time::{Instant, Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -192,7 +192,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
-        let stake = self.rules.budget.stake(&parts);
+        let ledger = Carried::of(&parts).and_then(|carried| carried.ledger.as_ref());
+        let stake = self.rules.budget.stake(&parts.uri, ledger);
         let delay = self.rules.delay().filter(|_| body.is_end_stream() && is_idempotent(&parts));
         let (hedge, spare) = match delay {
             Some(delay) => (Hedging::Wait { sleep: sleep(delay) }, Some(self.spare(&mut parts, &stake))),
@@ -216,9 +217,10 @@ impl<S: Clone> Hedge<S> {
     fn spare(&self, request: &mut Parts, stake: &Stake) -> Spare<S> {
         let attempt = Attempt::of(request).unwrap_or(Attempt::FIRST);
         if let Some(ledger) = stake.ledger() {
-            ledger.clone().attach(request);
+            ledger.attach(request);
         }
-        let head = Box::new(Head::of(request));
+        let mut head = Box::new(Head::without_fields(request));
+        head.keep(&request.headers);
         attempt.attach(request);
         Spare { inner: self.inner.clone(), head, attempt: attempt.next() }
     }

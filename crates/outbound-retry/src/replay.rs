@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, request::Parts};
 use http_body::{Body, Frame, SizeHint};
 use outbound_core::BoxError;
 use smallvec::SmallVec;
@@ -80,7 +80,7 @@ struct Tape<B> {
     chunks: Chunks,
     /// Which chunk the reader is handed next.
     next: usize,
-    trailers: Option<HeaderMap>,
+    trailers: Option<Box<HeaderMap>>,
     /// Whether the reader has been handed the last there is: the trailers, or the failure.
     over: bool,
     /// No attempt follows, or it makes its own body: chunks are freed as they are read.
@@ -253,7 +253,8 @@ where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    pub(crate) fn new(head: Head, body: B, factory: Option<BodyFactory<B>>, cap: Cap) -> Arc<Self> {
+    #[inline]
+    pub(crate) fn new(parts: &Parts, body: B, factory: Option<BodyFactory<B>>, cap: Cap) -> Arc<Self> {
         let hint = body.size_hint();
         let tape = Tape {
             reader: 1,
@@ -270,7 +271,11 @@ where
             resent: 0,
             waker: None,
         };
-        Arc::new(Self { head, factory, tape: Mutex::new(tape) })
+        let mut kept = Arc::new(Self { head: Head::without_fields(parts), factory, tape: Mutex::new(tape) });
+        if let Some(kept) = Arc::get_mut(&mut kept) {
+            kept.head.keep(&parts.headers);
+        }
+        kept
     }
 
     /// The body of the first attempt.
@@ -405,7 +410,7 @@ impl<B> Tape<B> {
             (Progress::Ended | Progress::Failed, _) if mem::replace(&mut self.over, true) => Found::End,
             (Progress::Failed, _) => Found::Stop(Stopped::Lost),
             (Progress::Ended, _) => match &self.trailers {
-                Some(trailers) => Found::Frame(Frame::trailers(trailers.clone())),
+                Some(trailers) => Found::Frame(Frame::trailers(HeaderMap::clone(trailers))),
                 None => Found::End,
             },
             (_, Some(body)) => Found::Turn(body),
@@ -422,7 +427,7 @@ impl<B> Tape<B> {
                 freed
             }
             Err(frame) => {
-                self.trailers = frame.into_trailers().ok();
+                self.trailers = frame.into_trailers().ok().map(Box::new);
                 Chunks::new()
             }
         }
@@ -439,7 +444,10 @@ impl<B> Tape<B> {
     fn finish(&mut self) -> Chunks {
         self.last = true;
         self.give_back_room();
-        self.chunks.drain(..mem::take(&mut self.next)).collect()
+        match mem::take(&mut self.next) {
+            0 => Chunks::new(),
+            read => self.chunks.drain(..read).collect(),
+        }
     }
 
     fn give_back_room(&mut self) {

@@ -1,9 +1,8 @@
 //! The layer: one loop around the service inside.
 
 use std::{
-    fmt, mem,
+    fmt,
     num::NonZeroU32,
-    ops::ControlFlow::{self, Break, Continue},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -13,7 +12,7 @@ use std::{
 use bytes::Buf;
 use http::{Method, Request, Uri, request::Parts};
 use http_body::Body;
-use outbound_core::{Attempt, BoxError, Deadline, Elapsed, Failure, GaveUp, Origin, Phase, Retries};
+use outbound_core::{Attempt, BoxError, Carried, Deadline, Elapsed, Failure, GaveUp, Origin, Phase, Retries};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -21,7 +20,6 @@ use tower_service::Service;
 use crate::{
     answer::Answer,
     budget::{Budget, Stake},
-    head::Head,
     policy::{Decision, Outcome, Policy, Standard},
     replay::{BodyFactory, Cap, Kept, Replay, Room},
 };
@@ -32,8 +30,8 @@ use crate::{
 /// given. Nothing waits beyond the [`Deadline`] on the request.
 ///
 /// # What it costs
-/// One allocation for a call that could be retried. What is in there besides may need its own: header fields of more than 1 KiB, a body
-/// of more than four chunks, a chunk that is shared for the first time (`Bytes` made from a `Vec`), extensions on the request
+/// One allocation for a call that could be retried. What is in there besides may need its own: more than some 400 bytes of header fields, a body
+/// of more than four chunks or with trailers, a chunk that is shared for the first time (`Bytes` made from a `Vec`), extensions on the request
 /// that are not outbound's; a layer whose budget is off makes a record to see whether one inside has run out; and where neither the caller nor a layer outside has put any of outbound's context on the request yet, the entry
 /// in its `http::Extensions`, which the whole stack then shares.
 #[derive(Clone)]
@@ -85,10 +83,14 @@ struct Call<S, P, B> {
     deadline: Deadline,
     retries: Option<Retries>,
     attempt: Attempt,
-    /// How long the wait before this attempt was, and when it is over.
+    /// How long the wait before this attempt was.
     waited: Duration,
+    next: Option<Next<B>>,
+}
+
+/// An attempt to come.
+struct Next<B> {
     begins: Instant,
-    /// Its body, until it begins.
     body: Replay<B>,
     /// The error it follows, if it follows one: the result if time runs out before it can begin.
     error: Option<BoxError>,
@@ -103,11 +105,8 @@ struct Rules<P> {
     drain: Drain,
 }
 
-/// The result of the call, or what of the failed response is to be drained before the next attempt.
-type Verdict<A> = ControlFlow<Result<A, BoxError>, Option<<A as Answer>::Body>>;
-
-/// After an outcome: nothing more to do; wait so long and send this body; or why not, and how long the wait would have been.
-type Next<B> = Result<Option<(Duration, Replay<B>)>, (GaveUp, Option<Duration>)>;
+/// What follows an outcome: another attempt after so long, with this body; or why not, and how long the wait would have been.
+type Sequel<B> = Result<(Duration, Replay<B>), (GaveUp, Option<Duration>)>;
 
 /// Where a request goes, for an event.
 struct Target<'a>(&'a Uri);
@@ -208,38 +207,41 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
         let idempotent = self.rules.policy.before(&mut parts);
-        let stake = self.rules.budget.stake(&parts);
         if !self.rules.could_retry(&parts) {
+            let ledger = Carried::of(&parts).and_then(|carried| carried.ledger.as_ref());
+            let stake = self.rules.budget.stake(&parts.uri, ledger);
             Attempt::FIRST.note(&mut parts);
             let response = self.inner.call(Request::from_parts(parts, Replay::once(body)));
             return ResponseFuture { state: State::Once { response }, stake, call: None };
         }
         let factory = parts.extensions.remove::<BodyFactory<B>>();
-        if let Some(ledger) = stake.ledger() {
-            ledger.clone().attach(&mut parts);
-        } else {
+        let carried = Carried::on(&mut parts.extensions);
+        let stake = self.rules.budget.stake(&parts.uri, carried.ledger.as_ref());
+        carried.attempt = Some(Attempt::FIRST);
+        carried.ledger = stake.ledger();
+        if carried.ledger.is_none() {
             // Without a budget to share with the layers inside, their exhaustion is seen here.
-            Retries::track(&mut parts);
+            carried.retries.get_or_insert_default();
         }
-        let kept = Kept::new(Head::of(&parts), body, factory, self.rules.replay.clone());
-        Attempt::FIRST.attach(&mut parts);
+        let (deadline, retries) = (carried.deadline.unwrap_or_default(), carried.retries.clone());
+        let kept = Kept::new(&parts, body, factory, self.rules.replay.clone());
+        let first = kept.first();
         let call = Call {
             inner: self.inner.clone(),
             rules: self.rules.clone(),
+            kept,
             idempotent,
-            deadline: Deadline::of(&parts).unwrap_or_default(),
-            retries: Retries::of(&parts),
+            deadline,
+            retries,
             attempt: Attempt::FIRST,
             waited: Duration::ZERO,
-            begins: Instant::now(),
-            body: Replay::nothing(),
-            error: None,
-            kept: kept.clone(),
+            next: None,
         };
-        let response = self.inner.call(Request::from_parts(parts, kept.first()));
+        let response = self.inner.call(Request::from_parts(parts, first));
         ResponseFuture { state: State::Attempt { response }, stake, call: Some(call) }
     }
 }
@@ -269,6 +271,7 @@ where
 {
     type Output = Result<S::Response, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let call = this.call;
@@ -276,23 +279,21 @@ where
             let next = match this.state.as_mut().project() {
                 StateProjection::Once { response } => return response.poll(cx).map_err(Into::into),
                 StateProjection::Attempt { response } => {
-                    let result = ready!(response.poll(cx)).map_err(Into::into);
-                    match on(call).judge(result, this.stake) {
-                        Continue(None) => State::until(on(call).begins),
-                        Continue(Some(body)) => {
-                            let Drain { bytes, time } = on(call).rules.drain;
-                            State::Drain { body, left: bytes, timeout: sleep(time) }
-                        }
-                        Break(result) => {
-                            *call = None;
-                            *this.stake = Stake::default();
-                            return Poll::Ready(result);
-                        }
+                    let mut result = match response.poll(cx) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Ok(response)) => Ok(response),
+                        Poll::Ready(Err(error)) => Err(error.into()),
+                    };
+                    if !on(call).goes_on_after(&mut result, this.stake) {
+                        *call = None;
+                        *this.stake = Stake::default();
+                        return Poll::Ready(result);
                     }
+                    on(call).follow(result)
                 }
                 StateProjection::Drain { body, left, timeout } => {
                     ready!(poll_drain(body, left, timeout, cx));
-                    State::until(on(call).begins)
+                    State::until(on(call).begins())
                 }
                 StateProjection::Wait { sleep } => {
                     ready!(sleep.poll(cx));
@@ -339,12 +340,11 @@ where
 {
     /// Nothing is sent once the deadline has passed: not even if it did while the inner service was getting ready.
     fn begin(&mut self) -> Result<S::Future, BoxError> {
+        let Next { begins, body, error } = self.next.take().expect("what begins has been prepared");
         if self.deadline.is_past() {
-            let waited = self.waited + self.begins.elapsed();
-            let elapsed = Elapsed::new(Phase::Queue, self.waited).took(waited);
-            return Err(self.error.take().unwrap_or_else(|| elapsed.into()));
+            let elapsed = Elapsed::new(Phase::Queue, self.waited).took(self.waited + begins.elapsed());
+            return Err(error.unwrap_or_else(|| elapsed.into()));
         }
-        let body = mem::replace(&mut self.body, Replay::nothing());
         let mut request = self.kept.head.request(self.attempt, body);
         if let Some(retries) = &self.retries {
             retries.clone().attach(&mut request);
@@ -352,46 +352,66 @@ where
         Ok(self.inner.call(request))
     }
 
-    fn judge(
-        &mut self,
-        mut result: Result<S::Response, BoxError>,
-        stake: &mut Stake,
-    ) -> Verdict<S::Response> {
-        self.take_stock(&result);
-        let outcome = self.outcome(&result);
-        let next = self.decide(&outcome, stake);
-        self.tell(&outcome, &next);
-        match next {
-            Ok(Some((wait, body))) => {
-                self.prepare(wait, body);
-                return Continue(match result {
-                    Ok(response) => Some(response.into_body()).filter(|body| self.is_worth_draining(body)),
-                    Err(error) => {
-                        self.error = Some(error);
-                        None
-                    }
-                });
-            }
-            Ok(None) => stake.succeeded(),
-            Err((why, wait)) => self.give_up(why, wait, result.is_ok()),
+    /// Whether this is not the result.
+    #[inline]
+    fn goes_on_after(&mut self, result: &mut Result<S::Response, BoxError>, stake: &mut Stake) -> bool {
+        if self.attempt > Attempt::FIRST {
+            self.take_stock();
         }
-        if let Ok(response) = &mut result {
+        let outcome = self.outcome(result);
+        let goes_on = match self.rules.policy.after(&outcome) {
+            Decision::Stop if outcome.error().is_none() => {
+                stake.succeeded();
+                false
+            }
+            decision => {
+                let inside = result.as_ref().ok().and_then(Retries::of);
+                let retries = self.retries.clone().or(inside);
+                let sequel = self.sequel(decision, &outcome, retries.as_ref(), stake);
+                self.tell(&outcome, &sequel);
+                self.retries = retries;
+                self.prepare(sequel, result.is_ok())
+            }
+        };
+        if let (false, Ok(response)) = (goes_on, result) {
             self.attempt.note(response);
             if let Some(retries) = self.retries.take() {
                 retries.attach(response);
             }
         }
-        Break(result)
+        goes_on
     }
 
-    /// What layers inside have done, and what of the body went out again.
-    fn take_stock(&mut self, result: &Result<S::Response, BoxError>) {
-        if let (None, Ok(response)) = (&self.retries, result) {
-            self.retries = Retries::of(response);
-        }
+    /// What of the body went out again.
+    fn take_stock(&self) {
         if let Some(retries) = &self.retries {
             retries.resend(self.kept.take_resent());
         }
+    }
+
+    /// What becomes of a failed attempt.
+    fn follow(
+        &mut self,
+        result: Result<S::Response, BoxError>,
+    ) -> State<S::Future, <S::Response as Answer>::Body> {
+        let body = match result {
+            Ok(response) => Some(response.into_body()).filter(|body| self.is_worth_draining(body)),
+            Err(error) => {
+                self.next.as_mut().expect("just prepared").error = Some(error);
+                None
+            }
+        };
+        match body {
+            Some(body) => {
+                let Drain { bytes, time } = self.rules.drain;
+                State::Drain { body, left: bytes, timeout: sleep(time) }
+            }
+            None => State::until(self.begins()),
+        }
+    }
+
+    fn begins(&self) -> Instant {
+        self.next.as_ref().expect("there is an attempt to come").begins
     }
 
     fn outcome<'a>(&'a self, result: &'a Result<S::Response, BoxError>) -> Outcome<'a> {
@@ -409,15 +429,20 @@ where
     }
 
     /// The cheap and the certain come first; the budget is asked only if nothing else stands against it.
-    fn decide(&self, outcome: &Outcome<'_>, stake: &mut Stake) -> Next<B> {
-        let wait = match self.rules.policy.after(outcome) {
-            Decision::Stop if outcome.error().is_none() => return Ok(None),
+    fn sequel(
+        &self,
+        decision: Decision,
+        outcome: &Outcome<'_>,
+        retries: Option<&Retries>,
+        stake: &mut Stake,
+    ) -> Sequel<B> {
+        let wait = match decision {
             Decision::Stop => return Err((GaveUp::Policy, None)),
             Decision::GiveUp(why) => return Err((why, None)),
             Decision::TooLong(wait) => return Err((GaveUp::RetryAfter, Some(wait))),
             Decision::Retry(wait) => wait,
         };
-        let exhausted = || self.retries.as_ref().and_then(Retries::gave_up) == Some(GaveUp::Budget);
+        let exhausted = || retries.and_then(Retries::gave_up) == Some(GaveUp::Budget);
         if self.attempt.number() >= self.rules.max_attempts.get() {
             Err((GaveUp::Attempts, None))
         } else if self.begins_after(wait).is_none() {
@@ -428,7 +453,7 @@ where
             Err((GaveUp::Budget, None))
         } else {
             let body = self.kept.rewind().ok_or((GaveUp::Body, None))?;
-            Ok(Some((wait, body)))
+            Ok((wait, body))
         }
     }
 
@@ -438,18 +463,24 @@ where
         self.deadline.instant().is_none_or(|end| begins < end).then_some(begins)
     }
 
-    fn prepare(&mut self, wait: Duration, body: Replay<B>) {
-        (self.begins, self.error) = (Instant::now() + wait, None);
-        (self.attempt, self.waited, self.body) = (self.attempt.next(), wait, body);
-        self.retries.get_or_insert_default().retry(wait);
-    }
-
-    fn give_up(&mut self, why: GaveUp, wait: Option<Duration>, on_response: bool) {
-        if on_response {
-            self.retries.get_or_insert_default();
-        }
-        if let Some(retries) = &self.retries {
-            retries.give_up(why, wait.and_then(|wait| Instant::now().checked_add(wait)));
+    /// Whether there is another attempt.
+    fn prepare(&mut self, sequel: Sequel<B>, on_response: bool) -> bool {
+        match sequel {
+            Ok((wait, body)) => {
+                (self.attempt, self.waited) = (self.attempt.next(), wait);
+                self.next = Some(Next { begins: Instant::now() + wait, body, error: None });
+                self.retries.get_or_insert_default().retry(wait);
+                true
+            }
+            Err((why, wait)) => {
+                if on_response {
+                    self.retries.get_or_insert_default();
+                }
+                if let Some(retries) = &self.retries {
+                    retries.give_up(why, wait.and_then(|wait| Instant::now().checked_add(wait)));
+                }
+                false
+            }
         }
     }
 
@@ -460,13 +491,12 @@ where
         fits && !body.is_end_stream() && body.size_hint().lower() <= bytes
     }
 
-    fn tell(&self, outcome: &Outcome<'_>, next: &Next<B>) {
+    fn tell(&self, outcome: &Outcome<'_>, sequel: &Sequel<B>) {
         let status = outcome.status().map(|status| status.as_u16());
         let error = outcome.failure().map(Failure::error_type);
         let (origin, attempt) = (Target(outcome.uri()), self.attempt.number());
-        match next {
-            Ok(None) => {}
-            Ok(Some((wait, _))) => {
+        match sequel {
+            Ok((wait, _)) => {
                 tracing::debug!(%origin, attempt, status, error, wait = ?wait, "retrying");
             }
             Err((reason, wait)) => {

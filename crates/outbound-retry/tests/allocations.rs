@@ -94,7 +94,7 @@ fn a_call_that_could_be_retried_costs_one_and_one_that_could_not_none() {
         ("CONNECT",                      &retry, request(Method::CONNECT, b"", 10, true),      0),
         // The entry in `http::Extensions`: a box, a table, and the entry. Made once for the whole stack.
         ("nobody has put context on it", &retry, request(Method::GET, b"", 10, false),         1 + 3),
-        // Fields of more than a kilobyte do not fit in.
+        // Fields of more than some 400 bytes do not fit in.
         ("GET with a hundred fields",    &retry, request(Method::GET, b"", 100, true),         2),
     ];
     for (name, layer, request, expected) in table {

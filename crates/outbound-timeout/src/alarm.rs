@@ -2,7 +2,7 @@
 
 use std::{
     pin::{Pin, pin},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use crate::{
+    cover,
     limit::{Limit, Watch},
     stall::StallMonitor,
 };
@@ -24,6 +25,7 @@ pin_project_lite::pin_project! {
         #[pin]
         sleep: Option<Sleep>,
         stage: Stage,
+        uncover: Uncover,
     }
 }
 
@@ -41,7 +43,8 @@ impl Alarm {
     /// Ready once the earliest limit, which `limit` tells, has run out and all grace with it.
     ///
     /// To be polled after what it watches over: ready data beats an expired timer. Whether somebody has `waited` since the last
-    /// poll tells a late timer from a late reader. It is first armed for what is due as of `from`, which takes no look at the clock.
+    /// poll tells a late timer from a late reader. It is first armed for what is due as of `from`, which takes no look at the
+    /// clock; and not at all while what it watches over has a timer that wakes this task as soon.
     pub(crate) fn poll(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -55,12 +58,18 @@ impl Alarm {
         let waited = waited && this.sleep.is_some();
         if this.sleep.is_none() {
             let Some(limit) = limit(from) else { return Poll::Pending };
+            if watch.monitor().is_none() && cover::until(limit.due, cx.waker()) {
+                return Poll::Pending;
+            }
             this.sleep.set(Some(sleep_until(limit.due)));
         }
         loop {
             let Some(mut sleep) = this.sleep.as_mut().as_pin_mut() else { return Poll::Pending };
             // A service that spends the task's whole budget at each poll would otherwise never be timed out.
-            ready!(pin!(unconstrained(sleep.as_mut())).poll(cx));
+            if pin!(unconstrained(sleep.as_mut())).poll(cx).is_pending() {
+                cover::by(sleep.deadline(), cx.waker());
+                return Poll::Pending;
+            }
             let now = Instant::now();
             let Some(limit) = limit(now) else { return Poll::Pending };
             let late = now.saturating_duration_since(limit.due);
@@ -98,6 +107,7 @@ impl Alarm {
                     *this.stage = Stage::Turning(left - 1);
                     // Polled once, it has the scheduler wake this task when it has run what is ready and polled the driver.
                     let _ = pin!(yield_now()).poll(cx);
+                    cover::by(now, cx.waker());
                     return Poll::Pending;
                 }
             };
@@ -114,6 +124,16 @@ impl Alarm {
                 monitor.saw(late);
             }
         }
+    }
+}
+
+/// What is dropped has no timer any more.
+#[derive(Debug, Default)]
+struct Uncover;
+
+impl Drop for Uncover {
+    fn drop(&mut self) {
+        cover::clear();
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     alarm::Alarm,
+    cover,
     limit::{Limit, Watch},
     throughput::Window,
 };
@@ -55,9 +56,10 @@ impl<B: Body<Error: Into<BoxError>>> Body for TimeoutBody<B> {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let mut this = self.project();
         let (watch, waiting, window) = (&*this.watch, this.waiting, this.window);
-        let Some(body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(None) };
+        let Some(mut body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(None) };
         let waited = waiting.is_some();
-        let frame = body.poll_frame(cx).map_err(Into::into);
+        cover::clear();
+        let frame = body.as_mut().poll_frame(cx).map_err(Into::into);
         match &frame {
             Poll::Pending => {
                 let since = *waiting.get_or_insert_with(Instant::now);
@@ -73,7 +75,7 @@ impl<B: Body<Error: Into<BoxError>>> Body for TimeoutBody<B> {
                     window.arrived(arrived.data_ref().map_or(0, Buf::remaining));
                 }
                 // An endless body that never keeps anybody waiting ends at the deadline too.
-                if !watch.is_past_deadline() {
+                if body.is_end_stream() || !watch.is_past_deadline() {
                     return frame;
                 }
             }

@@ -86,6 +86,9 @@ where
         // Only one that is there already: with a retry in between each attempt has its own.
         let exchange = carried.exchange.clone();
         let watch = Watch::new(begun, Some(deadline), exchange, self.layer.extras.clone());
-        ResponseFuture::new(watch, Limits::NONE, || self.inner.call(request))
+        match watch.barred(&Limits::NONE) {
+            None => ResponseFuture::sent(self.inner.call(request), watch, Limits::NONE),
+            Some(limit) => ResponseFuture::barred(limit, watch, Limits::NONE),
+        }
     }
 }

@@ -11,7 +11,8 @@ use outbound_core::BoxError;
 use crate::{
     alarm::Alarm,
     body::TimeoutBody,
-    limit::{Limits, Watch},
+    cover,
+    limit::{Limit, Limits, Watch},
 };
 
 pin_project_lite::pin_project! {
@@ -32,16 +33,16 @@ pin_project_lite::pin_project! {
 }
 
 impl<F> ResponseFuture<F> {
-    /// Nothing is sent if a limit has run out already.
+    /// The request has been handed on.
     #[inline]
-    pub(crate) fn new(watch: Watch, limits: Limits, send: impl FnOnce() -> F) -> Self {
-        match watch.barred(&limits) {
-            None => Self { response: Some(send()), barred: None, alarm: Alarm::default(), watch, limits },
-            Some(limit) => {
-                let barred = Some(limit.barred());
-                Self { response: None, barred, alarm: Alarm::default(), watch, limits }
-            }
-        }
+    pub(crate) fn sent(response: F, watch: Watch, limits: Limits) -> Self {
+        Self { response: Some(response), barred: None, alarm: Alarm::default(), watch, limits }
+    }
+
+    /// Nothing is sent: `limit` has run out already.
+    pub(crate) fn barred(limit: Limit, watch: Watch, limits: Limits) -> Self {
+        let barred = Some(limit.barred());
+        Self { response: None, barred, alarm: Alarm::default(), watch, limits }
     }
 }
 
@@ -59,6 +60,7 @@ where
             return this.barred.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)));
         };
         let (watch, limits) = (this.watch, this.limits);
+        cover::clear();
         match response.poll(cx) {
             Poll::Ready(Ok(response)) => {
                 this.alarm.disarm(watch.monitor());

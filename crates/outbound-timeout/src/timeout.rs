@@ -108,6 +108,9 @@ where
         let exchange = carried.exchange.get_or_insert_with(|| Exchange::begun_at(begun)).clone();
         let TimeoutLayer { limits, extras } = &self.layer;
         let watch = Watch::new(begun, carried.deadline, Some(exchange), extras.clone());
-        ResponseFuture::new(watch, *limits, || self.inner.call(request))
+        match watch.barred(limits) {
+            None => ResponseFuture::sent(self.inner.call(request), watch, *limits),
+            Some(limit) => ResponseFuture::barred(limit, watch, *limits),
+        }
     }
 }

@@ -58,9 +58,8 @@ impl Body {
     /// The exchange is over: in both directions, or the connection is not to be used again.
     fn finish(&mut self) {
         let Some(mut lease) = self.lease.take() else { return };
-        let is_over = self.reusable && lease.wire.is_uploaded() && !lease.is_closed();
-        lease.wire.end();
-        if is_over {
+        let is_uploaded = lease.wire.end();
+        if self.reusable && is_uploaded && !lease.is_closed() {
             lease.served += 1;
             lease.fields.forget();
             lease.release();

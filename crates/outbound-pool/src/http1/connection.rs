@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    fmt,
+    fmt, mem,
     ops::{Deref, DerefMut},
     sync::{
         Arc, Weak,
@@ -22,7 +22,11 @@ use outbound_core::{BoxError, ConnectionInfo, Established, Exchange, Origin};
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use tokio_util::sync::ReusableBoxFuture;
 
-use super::{again::Fields, wire::Wire};
+use super::{
+    driver::{Driver, Task, Transport},
+    fields::Fields,
+    wire::Wire,
+};
 use crate::{
     config::Http,
     connect::{Forwarding, Liveness},
@@ -34,10 +38,11 @@ use crate::{
 
 /// A connection as the pool keeps it. Dropping it closes the socket: at once when it is idle, else within [`LINGER`].
 pub(crate) struct Http1 {
-    /// None once it has turned out to be closed.
+    /// None while it is parked, and once it has turned out to be closed.
     sender: Option<http1::SendRequest<Upload>>,
     /// hyper's future for the response cannot be named. Its box is used again for each request.
     response: ReusableBoxFuture<'static, Answer>,
+    is_parked: bool,
     pub(crate) wire: Arc<Wire>,
     /// The value of the `Host` header.
     pub(crate) host: HeaderValue,
@@ -50,10 +55,12 @@ pub(crate) struct Http1 {
     pub(crate) served: u64,
     /// What may still be read of a body that was dropped: bytes, and for how long.
     pub(crate) drain: (u64, Duration),
+    driver: Arc<Driver>,
     /// Ends when the socket is closed.
-    pub(crate) driver: JoinHandle<()>,
+    task: JoinHandle<()>,
     established: Arc<Established>,
     liveness: Option<Liveness>,
+    keeper: Arc<Keeper>,
     socket: Weak<Slot>,
     /// Kept while an exchange waits for its response on a connection that had been idle.
     held: Option<Arc<Slot>>,
@@ -80,14 +87,16 @@ impl Http1 {
     where
         T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
+        let io: Box<dyn Transport> = Box::new(io);
         let wire = Arc::new(Wire::new(http.max_head_size));
         let io = TokioIo::new(Metered::new(io, wire.clone(), slot.clone()));
-        let (sender, connection) = http1::Builder::new().handshake(io).await?;
+        let (sender, driver, task) = Driver::new(io).ok_or("hyper did not take the connection")?;
         let (kept, gone) = oneshot::channel();
-        let driver = keeper.drive(drive(connection, gone));
+        let task = keeper.drive(drive(task, gone));
         Ok(Box::new(Self {
             sender: Some(sender),
             response: ReusableBoxFuture::new(std::future::pending()),
+            is_parked: false,
             wire,
             host: HeaderValue::from_str(origin.host_and_port())?,
             forwarding: described.forwarding,
@@ -96,8 +105,10 @@ impl Http1 {
             served: 0,
             drain: http.drain,
             driver,
+            task,
             established,
             liveness: described.liveness,
+            keeper: keeper.clone(),
             socket: Arc::downgrade(slot),
             held: None,
             _kept: kept,
@@ -108,7 +119,32 @@ impl Http1 {
     /// is kept until [`let_go`](Self::let_go), whatever becomes of the socket.
     pub(crate) fn hold(&mut self) -> bool {
         self.held = self.socket.upgrade();
-        self.held.is_some() && !self.is_closed() && self.liveness.as_ref().is_none_or(Liveness::is_alive)
+        self.held.is_some()
+            && self.liveness.as_ref().is_none_or(Liveness::is_alive)
+            && self.revive()
+            && !self.is_closed()
+    }
+
+    /// Gives back all but its socket, if nothing is left to be done on it. Returned is what is to be dropped for that, where wakers may run.
+    pub(crate) fn park(&mut self) -> Option<Box<dyn Send>> {
+        self.sender.as_ref().filter(|sender| sender.is_ready())?;
+        self.driver.park();
+        self.is_parked = true;
+        let response = mem::replace(&mut self.response, ReusableBoxFuture::new(std::future::pending()));
+        Some(Box::new((self.sender.take(), response, self.exchange.take(), mem::take(&mut self.fields))))
+    }
+
+    fn revive(&mut self) -> bool {
+        if mem::take(&mut self.is_parked) {
+            self.sender = self.driver.revive();
+            self.keeper.look();
+        }
+        self.sender.is_some()
+    }
+
+    /// What is sent next may make the socket one for something else.
+    pub(crate) fn may_upgrade(&self) {
+        self.driver.may_upgrade();
     }
 
     /// The place is the socket's alone again. Returned is the right to open another there, once it is closed.
@@ -146,34 +182,23 @@ impl Http1 {
         self.response.poll(cx)
     }
 
-    /// The connection as an exchange finds it that takes it now.
-    pub(crate) fn info(&self, idle_since: Option<Instant>) -> ConnectionInfo {
-        let idle = idle_since.map_or(Duration::ZERO, |since| since.elapsed());
+    /// The connection as an exchange finds it that takes it `now`.
+    pub(crate) fn info(&self, idle_since: Option<Instant>, now: Instant) -> ConnectionInfo {
+        let idle = idle_since.map_or(Duration::ZERO, |since| now - since);
         ConnectionInfo::new(self.established.clone(), self.served, idle)
     }
 }
 
 /// Drives the socket until either side is done with it; a connection that was dropped may linger for a while to finish its business.
-async fn drive<T>(connection: http1::Connection<T, Upload>, gone: oneshot::Receiver<Infallible>)
-where
-    T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let mut connection = std::pin::pin!(connection.with_upgrades());
+async fn drive(task: Task, gone: oneshot::Receiver<Infallible>) {
     tokio::select! {
         biased;
-        ended = &mut connection => return note(ended),
-        _ = gone => {}
+        () = task.run() => return,
+        _ = gone => task.close(),
     }
-    match tokio::time::timeout(LINGER, connection).await {
-        Ok(ended) => note(ended),
-        Err(_) => tracing::debug!("closed a connection whose last exchange did not end"),
-    }
-}
-
-/// Whoever had an exchange on the connection has been told; without one there is nobody to tell.
-fn note(ended: hyper::Result<()>) {
-    if let Err(error) = ended {
-        tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
+    // Boxed: every connection's task would have room for it.
+    if Box::pin(tokio::time::timeout(LINGER, task.run())).await.is_err() {
+        tracing::debug!("closed a connection whose last exchange did not end");
     }
 }
 
@@ -197,7 +222,7 @@ impl Exclusive {
 
     /// Closes it; what is returned ends when its socket has been closed and hyper has let go of everything.
     pub(crate) fn close(self) -> JoinHandle<()> {
-        only(self.0.retire()).driver
+        only(self.0.retire()).task
     }
 
     /// Its socket is not for HTTP any more.

@@ -1,8 +1,10 @@
 //! HTTP/1.1: one exchange at a time on a connection, by hyper.
 
-mod again;
 mod body;
 mod connection;
+mod driver;
+mod fields;
+mod framing;
 mod sending;
 mod wire;
 

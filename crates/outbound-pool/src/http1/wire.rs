@@ -52,10 +52,10 @@ impl Wire {
         *self.lock() = Current { exchange: Some(exchange), uploading: has_body, base, rest: None, enough };
     }
 
-    /// It carries none any more.
-    pub(crate) fn end(&self) {
+    /// It carries none any more. Returned is whether hyper has had all of the request body that it wants.
+    pub(crate) fn end(&self) -> bool {
         let ended = std::mem::take(&mut *self.lock());
-        drop(ended);
+        !ended.uploading
     }
 
     /// Whether hyper has all of the request body that it wants.
@@ -101,9 +101,11 @@ impl Wire {
 }
 
 impl Meter for Wire {
-    fn wrote(&self, bytes: usize) {
-        if let Some(exchange) = &self.lock().exchange {
-            exchange.wrote(bytes);
+    fn wrote(&self, bytes: usize, all: bool) {
+        let current = self.lock();
+        if let Some(exchange) = &current.exchange {
+            // The end of a request is flushed next, and that is when the clock is read.
+            if all && !current.uploading { exchange.carried(bytes) } else { exchange.wrote(bytes) }
         }
     }
 

@@ -210,7 +210,7 @@ impl Meter for Traffic {
         Ok(())
     }
 
-    fn wrote(&self, bytes: usize) {
+    fn wrote(&self, bytes: usize, _: bool) {
         self.written.fetch_add(bytes as u64, Relaxed);
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Streaming {
     stream: Option<Stream>,
     sender: SendRequest<Bytes>,
     /// The request, or its head when its body has gone out.
-    call: Option<Call>,
+    call: Option<Box<Call>>,
     /// Its record.
     exchange: Exchange,
     /// Somebody watches the exchange.
@@ -116,7 +116,7 @@ impl Drop for Stream {
 // === Streaming ===
 
 impl Streaming {
-    pub(crate) fn new(lease: Lease, mut call: Call) -> Self {
+    pub(crate) fn new(lease: Lease, mut call: Box<Call>) -> Self {
         let idle_since = lease.idle_since();
         let stream = Stream::new(lease);
         let tracked = call.exchange.is_some();
@@ -247,7 +247,7 @@ impl Streaming {
         let may_go_again = |call: &Call| {
             !was_sent || is_refused || (self.was_used && is_silent && is_lost && call.is_idempotent)
         };
-        if let Some(mut call) = call.filter(may_go_again).map(Box::new) {
+        if let Some(mut call) = call.filter(|call| may_go_again(call)) {
             let body = match pump {
                 Some(pump) => pump.into_upload(),
                 None if was_sent => Some(Upload::default()),

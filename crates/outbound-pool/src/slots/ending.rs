@@ -8,7 +8,7 @@ use super::state::{Effects, Share, Stage, State};
 use crate::events::Why;
 
 impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
-    /// Closes what has been idle or has lived for long enough; tells when to look again: when the next is due, or could be at the
+    /// Closes what has been idle or has lived for long enough, parks what has been idle for a while; tells when to look again: when the next is due, or could be at the
     /// earliest. `None` when there are no connections.
     pub(super) fn expire(&mut self, now: Instant, fx: &mut Effects<K, C>) -> Option<Instant> {
         let timeout = self.limits.idle_timeout;
@@ -20,6 +20,18 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
                 break;
             }
             self.close_idle(index, Why::Idle, fx);
+        }
+        let park_after = self.limits.park_after;
+        while let Some(index) = self.unparked.oldest() {
+            let due = self.idle_since(index).at + park_after;
+            if due > now {
+                break;
+            }
+            self.park(index, fx);
+        }
+        if self.counts.open() > self.counts.closing && !self.is_all_parked() {
+            let first = self.unparked.oldest().map_or(now, |index| self.idle_since(index).at);
+            next = next.min(first + park_after);
         }
         while let Some(&(due, id)) = self.lifetimes.first() {
             if due > now {
@@ -62,6 +74,11 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             self.closers.push(waker.clone());
         }
         false
+    }
+
+    /// Whether no connection is, or can come to be, idle and not parked without anybody noticing.
+    fn is_all_parked(&self) -> bool {
+        self.unparked.oldest().is_none() && self.counts.active + self.counts.dialing == 0
     }
 
     pub(super) fn is_empty(&self) -> bool {

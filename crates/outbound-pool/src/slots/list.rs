@@ -10,7 +10,7 @@ pub(super) struct List<const LINK: usize> {
 }
 
 /// An entry's neighbours in each of the lists it may be in.
-pub(super) type Links = [Link; 2];
+pub(super) type Links = [Link; 3];
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Link {

@@ -144,8 +144,11 @@ impl<K: Clone + Eq + Hash, C: Share> Slots<K, C> {
     }
 
     fn apply(&self, effects: Effects<K, C>) {
-        let Effects { wake, forget, close, told } = effects;
-        drop((forget, close));
+        if effects.is_none() {
+            return;
+        }
+        let Effects { wake, forget, shed, close, told } = effects;
+        drop((forget, shed, close));
         told.into_iter().for_each(|event| self.tell(|| event));
         wake.into_iter().for_each(Waker::wake);
     }

@@ -16,6 +16,10 @@ use crate::events::Why;
 
 /// Of even number: for one exchange at a time. Of odd number: for several.
 impl Share for u32 {
+    fn park(&mut self) -> Option<Box<dyn Send>> {
+        Some(Box::new(()))
+    }
+
     fn share(&self) -> Self {
         *self
     }
@@ -34,6 +38,7 @@ fn limits_of(total: usize, per_host: usize, waiting: usize) -> Limits {
         idle_per_host: per_host,
         waiting,
         idle_timeout: Duration::from_secs(10),
+        park_after: Duration::ZERO,
         lifetime: None,
         requests: u64::MAX,
         seed: 0,
@@ -127,7 +132,7 @@ mod random {
             .prop_map(|((total, per_host, idle, idle_per_host, waiting), requests, lifetime)| Limits {
                 idle: idle.min(total),
                 idle_per_host,
-                idle_timeout: Duration::from_nanos(1),
+                idle_timeout: if idle % 2 == 0 { Duration::from_nanos(1) } else { Duration::from_secs(10) },
                 requests,
                 lifetime,
                 ..limits_of(total, per_host.min(total), waiting)

@@ -207,6 +207,8 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             granted: 0,
             retires: None,
             why: None,
+            asked_to_park: false,
+            parked: false,
         });
         self.counts.dialing += 1;
         self.hosts[host].counts.dialing += 1;
@@ -276,6 +278,18 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
                 (connection, since)
             }
             _ => unreachable!("only idle records are shelved"),
+        }
+    }
+
+    /// Makes an idle connection give back all that it can do without.
+    pub(super) fn park(&mut self, index: usize, fx: &mut Effects<K, C>) {
+        self.unparked.remove(&mut self.records, index);
+        let record = &mut self.records[index];
+        record.asked_to_park = true;
+        if let Stage::Idle { connection, .. } | Stage::Shared { connection, .. } = &mut record.stage {
+            let shed = connection.park();
+            record.parked = shed.is_some();
+            fx.shed.extend(shed);
         }
     }
 
@@ -398,6 +412,10 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             Spot::Shelf => {
                 self.shelf.remove(records, index);
                 host.shelf.remove(records, index);
+                records[index].parked = false;
+                if !std::mem::take(&mut records[index].asked_to_park) {
+                    self.unparked.remove(records, index);
+                }
             }
             Spot::Open => host.open.remove(records, index),
             Spot::Nowhere => {}
@@ -406,6 +424,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             Spot::Shelf => {
                 self.shelf.push(records, index);
                 host.shelf.push(records, index);
+                self.unparked.push(records, index);
             }
             Spot::Open => host.open.push(records, index),
             Spot::Nowhere => {}
@@ -427,8 +446,12 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         }
     }
 
-    pub(super) fn host(&self, key: &K, apart: bool) -> Option<usize> {
-        self.by_key[usize::from(apart)].get(key).copied()
+    /// The same host is often asked for again: comparing is cheaper than hashing.
+    pub(super) fn host(&mut self, key: &K, apart: bool) -> Option<usize> {
+        if self.hosts.get(self.last).is_none_or(|host| host.apart != apart || host.key != *key) {
+            self.last = *self.by_key[usize::from(apart)].get(key)?;
+        }
+        Some(self.last)
     }
 
     pub(super) fn open_host(&mut self, key: &K, apart: bool, nature: Nature) -> usize {

@@ -30,10 +30,14 @@ pub(super) struct State<K, C> {
     pub(super) hosts: Slab<Host<K>>,
     /// Those for whoever takes what there is, and those that are kept apart.
     pub(super) by_key: [HashMap<K, usize>; 2],
+    /// The host that was asked for last, or one that has gone since.
+    pub(super) last: usize,
     pub(super) records: Slab<Record<C>>,
     pub(super) waiters: Slab<Waiter<C>>,
     /// All idle records, the least recently used first.
     pub(super) shelf: List<ALL>,
+    /// Those of them that are not parked yet.
+    pub(super) unparked: List<UNPARKED>,
     /// When each record has lived long enough, where that is limited.
     pub(super) lifetimes: BTreeSet<(Instant, RecordId)>,
     /// For each host that may dial but has waiters without a dial: the oldest of them.
@@ -59,6 +63,8 @@ pub(crate) struct Limits {
     pub(crate) waiting: usize,
     /// How long a connection may be idle.
     pub(crate) idle_timeout: Duration,
+    /// How long it is idle until it is parked.
+    pub(crate) park_after: Duration,
     /// How long it may live, and still take another exchange.
     pub(crate) lifetime: Option<Duration>,
     /// How many exchanges it may carry.
@@ -114,6 +120,10 @@ pub(super) struct Record<C> {
     pub(super) retires: Option<Instant>,
     /// It takes no more exchanges, for this reason.
     pub(super) why: Option<Why>,
+    /// It is idle, and has been asked to be nothing but its socket.
+    pub(super) asked_to_park: bool,
+    /// And it is.
+    pub(super) parked: bool,
 }
 
 pub(super) enum Stage<C> {
@@ -211,6 +221,8 @@ pub(super) struct Effects<K, C> {
     pub(super) wake: Vec<Waker>,
     /// Wakers nobody waits with any more: dropping one is user code too.
     pub(super) forget: Option<Waker>,
+    /// What connections have given back.
+    pub(super) shed: Vec<Box<dyn Send>>,
     pub(super) close: Vec<C>,
     pub(super) told: Vec<Event<K>>,
 }
@@ -232,6 +244,9 @@ pub(crate) struct Ask {
 pub(crate) trait Share {
     /// Another handle to a connection that carries several exchanges at once. Never asked of any other.
     fn share(&self) -> Self;
+
+    /// Makes an idle connection give back what it can do without until it is used again: what is returned is dropped outside the lock.
+    fn park(&mut self) -> Option<Box<dyn Send>>;
 }
 
 // === State: taking ===
@@ -246,9 +261,11 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             observed: false,
             hosts: Slab::new(),
             by_key: [HashMap::new(), HashMap::new()],
+            last: 0,
             records: Slab::new(),
             waiters: Slab::new(),
             shelf: List::new(),
+            unparked: List::new(),
             lifetimes: BTreeSet::new(),
             blocked: BTreeMap::new(),
             undialed: 0,
@@ -615,6 +632,7 @@ impl<K> Host<K> {
 
 impl<C> Stage<C> {
     /// What it counts as.
+    #[inline]
     pub(super) fn counted(&self) -> Counted {
         match self {
             Self::Dialing => Counted::Dialing,
@@ -655,12 +673,21 @@ impl<C> Linked for Record<C> {
 
 impl<K, C> Effects<K, C> {
     pub(super) const fn none() -> Self {
-        Self { wake: Vec::new(), forget: None, close: Vec::new(), told: Vec::new() }
+        Self { wake: Vec::new(), forget: None, shed: Vec::new(), close: Vec::new(), told: Vec::new() }
+    }
+
+    pub(super) const fn is_none(&self) -> bool {
+        self.wake.is_empty()
+            && self.forget.is_none()
+            && self.shed.is_empty()
+            && self.close.is_empty()
+            && self.told.is_empty()
     }
 }
 
-/// The two lists an idle record is in; a shared one in use that has room is in one of its host's.
+/// The lists an idle record is in, the last of them until it is parked; a shared one in use that has room is in one of its host's.
 pub(super) const ALL: usize = 0;
 pub(super) const HOST: usize = 1;
+pub(super) const UNPARKED: usize = 2;
 /// How many exchanges a shared connection is expected to carry at least, until it says so itself (RFC 9113, 6.5.2).
 const STREAMS: usize = 100;

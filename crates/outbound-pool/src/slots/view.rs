@@ -32,7 +32,9 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             Stage::Shared { streams, .. } => streams,
             _ => 0,
         });
+        let parked = self.records.iter().filter(|(_, record)| record.parked).count();
         Stats {
+            parked,
             connections: self.counts,
             exchanges: streams.sum(),
             waiting: self.undialed,
@@ -43,7 +45,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
 
     /// Who holds the connections that a waiter for `key` waits for.
     pub(super) fn holders(&self, key: &K, apart: bool, now: Instant) -> Holders {
-        let host = self.host(key, apart).map(|host| (host, &self.hosts[host]));
+        let host = self.by_key[usize::from(apart)].get(key).map(|&host| (host, &self.hosts[host]));
         let in_host = host.is_some_and(|(_, host)| host.counts.open() >= self.limits.per_host);
         let counts = host.filter(|_| in_host).map_or(self.counts, |(_, host)| host.counts);
         let waiting = host.map_or(0, |(_, host)| host.undialed.len());
@@ -70,7 +72,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
     pub(super) fn check(&self) {
         use std::collections::BTreeMap;
 
-        use super::state::Nature;
+        use super::state::{Counted, Nature};
         use crate::stats::Counts;
 
         let open = self.records.len();
@@ -91,6 +93,13 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             let Stage::Shared { streams, .. } = record.stage else { continue };
             assert!(streams > 0 || record.why.is_none(), "drained, and not closed");
         }
+        let unparked =
+            records().filter(|record| record.stage.counted() == Counted::Idle && !record.asked_to_park);
+        assert_eq!(
+            self.unparked.oldest().is_some(),
+            unparked.count() > 0,
+            "what is idle and not parked is on its list"
+        );
         for (index, host) in &self.hosts {
             let mut counts = Counts::default();
             let records = || records().filter(|record| record.host == index);

@@ -26,7 +26,8 @@ pub struct Ratio {
 #[derive(Debug)]
 pub(super) struct Window {
     deposit: u32,
-    tenth: Duration,
+    /// In nanoseconds.
+    tenth: u64,
     begun: Instant,
     /// Each the number of its turn, and what is left of it.
     slots: [AtomicU64; SLOTS as usize],
@@ -81,7 +82,7 @@ impl Window {
     pub(super) fn new(ratio: Ratio) -> Self {
         Self {
             deposit: ratio.percent,
-            tenth: ratio.window / SLOTS,
+            tenth: nanos(ratio.window / SLOTS),
             begun: Instant::now(),
             slots: [const { AtomicU64::new(0) }; SLOTS as usize],
             floor: Floor {
@@ -93,17 +94,21 @@ impl Window {
     }
 
     pub(super) fn deposit(&self) {
-        self.put(self.turn(self.begun.elapsed()), self.deposit);
+        self.put(self.turn(self.now()), self.deposit);
     }
 
     /// Deposits first: they are forgotten sooner.
     pub(super) fn withdraw(&self) -> bool {
-        let now = self.begun.elapsed();
-        self.take(self.turn(now)) || self.floor.take(nanos(now))
+        let now = self.now();
+        self.take(self.turn(now)) || self.floor.take(now)
     }
 
-    fn turn(&self, now: Duration) -> u32 {
-        (now.as_nanos() / self.tenth.as_nanos()) as u32
+    fn now(&self) -> u64 {
+        nanos(self.begun.elapsed())
+    }
+
+    fn turn(&self, now: u64) -> u32 {
+        (now / self.tenth) as u32
     }
 
     fn put(&self, turn: u32, amount: u32) {

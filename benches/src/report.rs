@@ -1,0 +1,247 @@
+//! Tables and charts of what was measured: `docs/performance`, and the README's section.
+
+use std::{fmt::Write, fs};
+
+use crate::{
+    about::About,
+    chart::{Bar, bars},
+    compare::Row,
+    contention::Contended,
+    exchange::name,
+    instructions::Cost,
+    layers::Added,
+    limits::Opened,
+    peers::Peer,
+    results::{Section, directory, load, root},
+    scale::Scale,
+};
+
+type Costs = Section<Vec<(String, Cost)>>;
+
+/// Writes all of them anew.
+pub(crate) fn main() {
+    let warm: Option<Costs> = load("instructions hello h1");
+    let mut page = String::from(INTRODUCTION);
+    if let Some(warm) = &warm {
+        chart("instructions", "Instructions of a warm GET of 13 bytes over HTTP/1.1", warm, |cost| {
+            cost.instructions
+        });
+        chart("allocations", "Allocations of a warm GET of 13 bytes over HTTP/1.1", warm, |cost| {
+            cost.allocations
+        });
+        let _ = writeln!(
+            page,
+            "## A warm exchange\n\n![instructions](instructions.svg)\n\n![allocations](allocations.svg)\n"
+        );
+    }
+    for (section, title) in [
+        ("instructions hello h1", "GET of 13 bytes, HTTP/1.1"),
+        ("instructions hello h2", "GET of 13 bytes, HTTP/2"),
+        ("instructions large h1", "GET of 64 KiB, HTTP/1.1"),
+        ("instructions json h1", "POST of 40 KB, HTTP/1.1"),
+    ] {
+        if let Some(costs) = load(section) {
+            let _ = writeln!(page, "### {title}\n\n{}\n{}", costs_table(&costs), under(&costs.about));
+        }
+    }
+    if let Some(layers) = load("layers") {
+        page += &layers_text(&layers);
+    }
+    if let Some(limits) = load("limits") {
+        page += &limits_text(&limits);
+    }
+    if let Some(scale) = load("scale") {
+        page += &scale_text(&scale);
+    }
+    if let Some(contention) = load("contention") {
+        page += &contention_text(&contention);
+    }
+    if let Some(rows) = load("exchange") {
+        page += &exchange_text(&rows);
+    }
+    write("README.md", &page);
+    if let Some(warm) = &warm {
+        readme(warm);
+    }
+}
+
+/// The section of the README, between its two marks.
+fn readme(warm: &Costs) {
+    let path = root().join("README.md");
+    let text = fs::read_to_string(&path).expect("there is a README");
+    let (before, rest) = text.split_once(BEGIN).expect("it has the first mark");
+    let (_, after) = rest.split_once(END).expect("it has the second mark");
+    let table = costs_table(warm);
+    let about = under(&warm.about);
+    fs::write(path, format!("{before}{BEGIN}\n{table}\n{about}{END}{after}")).expect("it can be written");
+}
+
+fn write(file: &str, text: &str) {
+    fs::create_dir_all(directory()).expect("it can be made");
+    fs::write(directory().join(file), text.trim_end().to_owned() + "\n").expect("it can be written");
+}
+
+fn chart(file: &str, title: &str, costs: &Costs, of: fn(&Cost) -> f64) {
+    let bar = |(peer, cost): &(String, Cost)| Bar {
+        label: Peer::titled(peer).to_owned(),
+        value: of(cost),
+        text: grouped(of(cost)),
+    };
+    let shown = costs.measured.iter().filter(|(peer, _)| is_compared(peer));
+    write(&format!("{file}.svg"), &bars(title, &shown.map(bar).collect::<Vec<_>>()));
+}
+
+fn is_compared(peer: &str) -> bool {
+    Peer::COMPARED.iter().any(|compared| name(*compared) == peer)
+}
+
+/// Under which circumstances.
+fn under(about: &About) -> String {
+    let About { date, processor, cores, load, versions } = about;
+    format!("{date}, {processor}, {cores} cores, load {load} (what else ran, and this). {versions}.\n")
+}
+
+fn costs_table(costs: &Costs) -> String {
+    let raw = costs.measured.iter().find(|(peer, _)| *peer == name(Peer::Raw)).map(|&(_, cost)| cost);
+    let raw = raw.unwrap_or(costs.measured[0].1);
+    let mut table = String::from(
+        "| | instructions | × raw hyper | allocations | more than raw | bytes allocated |\n|---|---:|---:|---:|---:|---:|\n",
+    );
+    for (peer, cost) in &costs.measured {
+        let _ = writeln!(
+            table,
+            "| {} | {} | {:.2} | {:.0} | {:+.0} | {} |",
+            Peer::titled(peer),
+            grouped(cost.instructions),
+            cost.instructions / raw.instructions,
+            cost.allocations,
+            cost.allocations - raw.allocations,
+            grouped(cost.bytes),
+        );
+    }
+    table
+}
+
+fn layers_text(layers: &Section<Vec<Added>>) -> String {
+    let mut text = String::from(
+        "## Layers alone\n\nWhat a layer adds to a call of a `service_fn` that answers at once, the response body read to its end.\n\n\
+         | | instructions | over a service pending once | ns | allocations |\n|---|---:|---:|---:|---:|\n",
+    );
+    for Added { layer, instructions, pending, ns, allocations } in &layers.measured {
+        let _ = writeln!(
+            text,
+            "| {layer} | {} | {} | {ns:.0} | {allocations:.0} |",
+            grouped(*instructions),
+            grouped(*pending)
+        );
+    }
+    format!("{text}\n{}\n", under(&layers.about))
+}
+
+fn limits_text(limits: &Section<Vec<Opened>>) -> String {
+    let mut text = String::from(
+        "## A limit of 50, and the sockets that the server saw\n\n300 tasks, 6,000 requests of 64 KiB to one host.\n\n| | client | sockets |\n|---|---|---:|\n",
+    );
+    for Opened { scenario, client, sockets } in &limits.measured {
+        let _ = writeln!(text, "| {scenario} | {client} | {sockets} |");
+    }
+    format!("{text}\n{}\n", under(&limits.about))
+}
+
+fn scale_text(scale: &Section<Scale>) -> String {
+    let mut text = String::from(
+        "## Scale\n\nInstructions of an exchange, the hosts in turn, over connections within the process (client and server together).\n\n\
+         | | hosts | idle connections of each | instructions |\n|---|---:|---:|---:|\n",
+    );
+    for checkout in &scale.measured.checkout {
+        let instructions = grouped(checkout.instructions);
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {instructions} |",
+            checkout.peer, checkout.hosts, checkout.connections
+        );
+    }
+    text += "\nHeap of an idle connection over TCP, in bytes, at once and five seconds later.\n\n\
+             | | connections | after | at once | later |\n|---|---:|---|---:|---:|\n";
+    for memory in &scale.measured.memory {
+        let [bytes, later] = [memory.bytes, memory.later].map(grouped);
+        let after = if memory.work == "large" { "64 KiB" } else { "13 bytes" };
+        let _ = writeln!(text, "| {} | {} | {after} | {bytes} | {later} |", memory.peer, memory.connections);
+    }
+    format!("{text}\n{}\n", under(&scale.about))
+}
+
+fn contention_text(contention: &Section<Vec<Contended>>) -> String {
+    let mut text = String::from(
+        "## Contention\n\nTwo workers, connections within the process, 256 of them at most. With 10,000 tasks all but those wait.\n\n\
+         | | tasks | µs an exchange | ratio |\n|---|---:|---:|---:|\n",
+    );
+    for Contended { peer, tasks, time } in &contention.measured {
+        let first =
+            contention.measured.iter().find(|other| other.tasks == *tasks).map_or(*time, |first| first.time);
+        let _ = writeln!(text, "| {peer} | {tasks} | {time:.2} | {:.2} |", time / first);
+    }
+    format!("{text}\n{}\n", under(&contention.about))
+}
+
+fn exchange_text(rows: &Section<Vec<Row>>) -> String {
+    let mut text = format!(
+        "## Requests a second, CPU and latency\n\nServer and client are processes of their own, medians over interleaved rounds. {}\n",
+        under(&rows.about)
+    );
+    let mut workload = None;
+    let mut raw = None;
+    for row in &rows.measured {
+        let of = (&row.work, &row.http, row.concurrency, row.workers);
+        if workload != Some(of) {
+            (workload, raw) = (Some(of), Some(row.figures));
+            let _ = writeln!(
+                text,
+                "\n### {}, {}, {} tasks, {} workers\n\n\
+                 | | a second | × raw | CPU µs | × raw | p50 µs | p99 µs | allocations | bytes |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+                row.work, row.http, row.concurrency, row.workers
+            );
+        }
+        let (figures, raw) = (row.figures, raw.unwrap_or(row.figures));
+        let _ = writeln!(
+            text,
+            "| {} | {} | {:.2} | {:.1} | {:.2} | {} | {} | {:.1} | {} |",
+            Peer::titled(&row.peer),
+            grouped(figures.rate),
+            figures.rate / raw.rate,
+            figures.cpu,
+            figures.cpu / raw.cpu,
+            grouped(figures.p50),
+            grouped(figures.p99),
+            figures.allocations,
+            grouped(figures.bytes),
+        );
+    }
+    text
+}
+
+/// 12,345
+fn grouped(number: f64) -> String {
+    let digits = format!("{:.0}", number.abs());
+    let mut text = if number <= -0.5 { String::from("-") } else { String::new() };
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+const BEGIN: &str = "<!-- measured -->\n";
+const END: &str = "<!-- end -->";
+const INTRODUCTION: &str = "# Performance
+
+Made by `.ci/benchmarks`, from [results.json](results.json). Instructions are counted by callgrind, allocations by an allocator that
+counts: they hold whatever else the machine does. Times, rates and CPU depend on the load that stands below each table: read the
+ratios.
+
+Raw is `hyper::client::conn` over one connection, without any pool. The whole stack is deadline, retry, limit, timeout, leak guard and
+pool. tower's three are `Retry`, `ConcurrencyLimit` and `Timeout`; tower-resilience's are its retry, bulkhead and time limiter.
+
+";

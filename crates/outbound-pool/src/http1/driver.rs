@@ -1,0 +1,197 @@
+//! What drives a connection's socket: hyper, while it is in use; when it has been idle for a while, hardly anything.
+//!
+//! hyper keeps two buffers and some state for each connection, a lot for one that nobody uses. Parking a connection ends hyper's part in
+//! it and keeps the bare socket, from which one byte is asked for, so that whatever comes closes it; the next exchange puts hyper back.
+
+use std::{
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Release},
+        },
+    },
+    task::{Context, Poll, Waker, ready},
+};
+
+use hyper::client::conn::http1::{self, Parts, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::wire::Wire;
+use crate::{connection::Slot, metered::Metered, upload::Upload};
+
+/// A connector's connection, of whatever type.
+pub(super) trait Transport: hyper::rt::Read + hyper::rt::Write + Unpin + Send {}
+
+impl<T: hyper::rt::Read + hyper::rt::Write + Unpin + Send> Transport for T {}
+
+pub(super) type Io = TokioIo<Metered<Box<dyn Transport>, Wire, Arc<Slot>>>;
+
+/// Shared by the connection as the pool keeps it, and its task.
+pub(super) struct Driver {
+    state: Mutex<State>,
+    /// It is to be parked.
+    parks: AtomicBool,
+    /// What is sent next may make the socket one for something else.
+    upgrades: AtomicBool,
+}
+
+/// The task's part: with it everything ends.
+pub(super) struct Task(Arc<Driver>);
+
+struct State {
+    stage: Stage,
+    /// The task's.
+    waker: Option<Waker>,
+}
+
+enum Stage {
+    Driven(Box<http1::Connection<Io, Upload>>),
+    Upgradeable(Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>),
+    Parked(Io),
+    Closing(Io),
+    Over,
+}
+
+// === Driver ===
+
+impl Driver {
+    pub(super) fn new(io: Io) -> Option<(SendRequest<Upload>, Arc<Self>, Task)> {
+        let (sender, stage) = Stage::driven(io)?;
+        let state = Mutex::new(State { stage, waker: None });
+        let driver =
+            Arc::new(Self { state, parks: AtomicBool::new(false), upgrades: AtomicBool::new(false) });
+        let task = Task(driver.clone());
+        Some((sender, driver, task))
+    }
+
+    /// What is sent from now on may make the socket one for something else.
+    pub(super) fn may_upgrade(&self) {
+        self.upgrades.store(true, Release);
+    }
+
+    /// The connection, which is idle, is parked by its task, once its sender is dropped.
+    pub(super) fn park(&self) {
+        self.parks.store(true, Release);
+    }
+
+    /// A connection that is parked, or about to be, is driven by hyper again. `None` if it has been closed meanwhile.
+    pub(super) fn revive(&self) -> Option<SendRequest<Upload>> {
+        let mut state = self.lock();
+        // The task may not have got round to it.
+        state.stage.strip();
+        self.parks.store(false, Release);
+        let Stage::Parked(_) = state.stage else { return None };
+        let Stage::Parked(io) = state.stage.take() else { unreachable!("just seen") };
+        let (sender, stage) = Stage::driven(io)?;
+        state.stage = stage;
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Some(sender)
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
+        let stage = &mut state.stage;
+        loop {
+            match stage {
+                Stage::Driven(_) if self.parks.load(Acquire) => stage.strip(),
+                Stage::Driven(_) if self.upgrades.load(Acquire) => {
+                    let Stage::Driven(connection) = stage.take() else { unreachable!("just seen") };
+                    *stage = Stage::Upgradeable(Box::pin(connection.with_upgrades()));
+                }
+                Stage::Driven(connection) => {
+                    note(ready!(connection.poll_without_shutdown(cx)));
+                    let Stage::Driven(connection) = stage.take() else { unreachable!("just seen") };
+                    *stage = Stage::Closing(connection.into_parts().io);
+                }
+                Stage::Upgradeable(connection) => {
+                    note(ready!(connection.as_mut().poll(cx)));
+                    *stage = Stage::Over;
+                }
+                Stage::Parked(io) => {
+                    let mut byte = [0];
+                    let _ = ready!(Pin::new(io.inner_mut()).poll_read(cx, &mut ReadBuf::new(&mut byte)));
+                    *stage = Stage::Over;
+                }
+                Stage::Closing(io) => {
+                    let _ = ready!(Pin::new(io.inner_mut()).poll_shutdown(cx));
+                    *stage = Stage::Over;
+                }
+                Stage::Over => return Poll::Ready(()),
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stage {
+    fn driven(io: Io) -> Option<(SendRequest<Upload>, Self)> {
+        let handshake = pin!(http1::Builder::new().handshake(io));
+        match handshake.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok((sender, connection))) => Some((sender, Self::Driven(Box::new(connection)))),
+            // Over HTTP/1.1 there is nothing to be exchanged, so nothing to wait for.
+            _ => None,
+        }
+    }
+
+    /// Of an idle connection that hyper drives the socket is left. What was read and not asked for closes it.
+    fn strip(&mut self) {
+        *self = match self.take() {
+            Self::Driven(connection) => match connection.into_parts() {
+                Parts { io, read_buf, .. } if read_buf.is_empty() => Self::Parked(io),
+                Parts { io, .. } => Self::Closing(io),
+            },
+            stage => stage,
+        };
+    }
+
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Over)
+    }
+}
+
+// === Task ===
+
+impl Task {
+    /// Ends when the socket has been closed, or belongs to somebody else.
+    pub(super) async fn run(&self) {
+        std::future::poll_fn(|cx| self.0.poll(cx)).await;
+    }
+
+    /// Nobody wants the connection any more: it does not stay parked.
+    pub(super) fn close(&self) {
+        self.0.parks.store(false, Release);
+        let mut state = self.0.lock();
+        state.stage = match state.stage.take() {
+            Stage::Parked(io) => Stage::Closing(io),
+            stage => stage,
+        };
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let stage = self.0.lock().stage.take();
+        // The socket is closed here, and what hyper has of the user's is dropped, outside the lock.
+        drop(stage);
+    }
+}
+
+/// Whoever had an exchange on the connection has been told; without one there is nobody to tell.
+fn note(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
+    }
+}
