@@ -21,8 +21,8 @@ use outbound::{
     retry::{Decision, Outcome},
 };
 use outbound_testkit::{
-    Answer, BlackHole, Certificate, Friendly, Gate, Hostile, Script, TestBody, Upstream, cancel_at_each_poll,
-    handler,
+    Answer, BlackHole, Certificate, Frame, Friendly, Gate, Hostile, Script, TestBody, Upstream,
+    cancel_at_each_poll, handler,
 };
 use outbound_tests::{
     case::uri,
@@ -135,12 +135,11 @@ async fn while_an_upload_goes_on() {
 #[tokio::test]
 async fn while_an_http2_stream_is_open() {
     use frames::*;
-    let head =
-        || settled(&[]).forever(Script::new().read_frame(HEADERS).reply_frame(HEADERS, END_HEADERS, OK));
+    let head = |script: Script, stream| script.write(Frame::response(stream, 200, &[]));
     for (name, script) in [
-        ("no answer", settled(&[]).forever(Script::new().read_frame(HEADERS))),
-        ("no window", settled(&setting(4, 0)).forever(Script::new().read_frame(HEADERS))),
-        ("no body", head()),
+        ("no answer", settled(&[])),
+        ("no window", settled(&[(4, 0)])),
+        ("no body", each(settled(&[]), 1, head)),
     ] {
         let upstream = Hostile::new(script).start();
         let request = put(&upstream);

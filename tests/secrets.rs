@@ -24,7 +24,7 @@ use outbound::{
         cool_down::{CoolDownLayer, WhileCooling},
     },
 };
-use outbound_testkit::{Answer, Certificate, Hostile, Refusal, Script, TestBody};
+use outbound_testkit::{Answer, Certificate, Frame, FrameKind, Hostile, Refusal, Script, TestBody};
 use outbound_tests::{
     case::uri,
     frames,
@@ -227,33 +227,13 @@ async fn faults(said: &Said) {
         stack(said, name, redialed, Method::PUT, &uri).await;
     }
     use frames::*;
+    let resets = |code| each(settled(&[]), 1, |script, stream| script.write(Frame::reset(stream, code)));
+    let gone = [&Frame::go_away(0, INTERNAL_ERROR).payload[..], b"s3cr3t-answer"].concat();
     for (name, script) in [
         ("HTTP/2", hello()),
-        (
-            "HTTP/2, refused",
-            settled(&[]).forever(Script::new().read_frame(HEADERS).reply_frame(
-                RST_STREAM,
-                0,
-                REFUSED_STREAM.to_vec(),
-            )),
-        ),
-        (
-            "HTTP/2, reset",
-            settled(&[]).forever(Script::new().read_frame(HEADERS).reply_frame(
-                RST_STREAM,
-                0,
-                CANCEL.to_vec(),
-            )),
-        ),
-        (
-            "HTTP/2, gone",
-            settled(&[]).read_frame(HEADERS).frame(
-                GOAWAY,
-                0,
-                0,
-                &[&goaway(0, INTERNAL_ERROR)[..], b"s3cr3t-answer"].concat(),
-            ),
-        ),
+        ("HTTP/2, refused", resets(REFUSED_STREAM)),
+        ("HTTP/2, reset", resets(CANCEL)),
+        ("HTTP/2, gone", asked().write(Frame::new(FrameKind::GOAWAY, 0, 0, gone))),
     ] {
         let upstream = Hostile::new(script).start();
         stack(said, name, listening(said, true), Method::PUT, &upstream.uri("/")).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use outbound::pool::connect::Tcp;
-use outbound_testkit::{Friendly, Hostile, Script, TestBody, Upstream, handler};
+use outbound_testkit::{Frame, FrameKind, Hostile, Script, TestBody, Upstream};
 use outbound_tests::{
     case::{Case, Row, cited, tell},
     clock::in_steps,
@@ -14,23 +14,24 @@ use outbound_tests::{
 };
 
 pub(crate) fn rows() -> Vec<Row> {
-    let asked = || settled(&[]).read_frame(HEADERS);
-    let reset = |code: [u8; 4]| asked().reply_frame(RST_STREAM, 0, code.to_vec()).forever(exchange());
-    let head = |length: u8| asked().reply_frame(HEADERS, END_HEADERS, ok_of(length));
-    let half = move || head(10).reply_frame(DATA, 0, "hello");
-    let below = |code: [u8; 4]| asked().frame(GOAWAY, 0, 0, &goaway(0, code));
+    let reset = |code| each(asked().write(Frame::reset(1, code)), 3, answered);
+    let head = |length: &str| asked().write(Frame::response(1, 200, &[("content-length", length)]));
+    let half = move || head("10").write(Frame::data(1, "hello"));
+    let below = |code| asked().write(Frame::go_away(0, code));
+    let data = || Frame::data(1, "hello").end();
     let alike = |name, row, script, expected| {
         Row::from(Case::new(name, row).served_http2(script, expected, expected))
     };
-    let empty: Bytes = (0..10_000).flat_map(|_| [0, 0, 0, DATA, 0, 0, 0, 0, 1]).collect::<Vec<u8>>().into();
-    let (ping, setting_frame) =
-        ([0, 0, 8, PING, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8], [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]);
-    let (pings, settings) = (Bytes::from(ping.repeat(10_000)), Bytes::from(setting_frame.repeat(10_000)));
-    // A literal field, not indexed, of a new name (RFC 7541, 6.2.2), of 10,000 bytes.
-    let field = [&[0, 1, b'x', 0x7f, 0x91, 0x4d][..], &[b'y'; 10_000]].concat();
-    let answered =
-        |script: Script| script.reply_frame(HEADERS, END_HEADERS, OK).reply_frame(DATA, END_STREAM, "hello");
-    let push = [&[0, 0, 0, 2][..], OK].concat();
+    let many = |frame: Frame| Bytes::from(Bytes::from(frame).repeat(10_000));
+    let long = [("x", &*"y".repeat(10_000))];
+    let part = |kind, flags| {
+        let fields = Frame::response(1, 200, &long).payload;
+        Frame::new(kind, flags, 1, fields)
+    };
+    let more = || Frame::new(FrameKind::CONTINUATION, 0, 1, Frame::trailers(1, &long).payload);
+    let last = || Frame::new(FrameKind::CONTINUATION, END_HEADERS, 1, Frame::trailers(1, &long).payload);
+    let ping = || Frame::new(FrameKind::PING, 0, 0, "12345678");
+    let promised = || [&[0, 0, 0, 2][..], &Frame::response(2, 200, &[]).payload].concat();
     vec![
         alike("goaway_below", "GOAWAY below the stream: NO_ERROR", below(NO_ERROR), "200; 2 seen; closed"),
         Case::new("goaway_error", "GOAWAY below the stream: INTERNAL_ERROR")
@@ -43,10 +44,7 @@ pub(crate) fn rows() -> Vec<Row> {
         alike(
             "goaway_above",
             "GOAWAY above the stream, then the response",
-            asked()
-                .frame(GOAWAY, 0, 0, &goaway(1, NO_ERROR))
-                .reply_frame(HEADERS, END_HEADERS, OK)
-                .reply_frame(DATA, END_STREAM, "hello"),
+            answered(asked().write(Frame::go_away(1, NO_ERROR)), 1),
             "200; 1 seen; closed",
         ),
         alike("refused_stream", "RST_STREAM: REFUSED_STREAM", reset(REFUSED_STREAM), "200; 2 seen; kept"),
@@ -66,88 +64,82 @@ pub(crate) fn rows() -> Vec<Row> {
         alike(
             "reset_no_error_within_the_body",
             "RST_STREAM within the body: NO_ERROR",
-            half().reply_frame(RST_STREAM, 0, NO_ERROR.to_vec()),
+            half().write(Frame::reset(1, NO_ERROR)),
             "200, then truncated/body/answered; 1 seen; kept",
         ),
         alike(
             "reset_within_the_body",
             "RST_STREAM within the body: CANCEL",
-            half().reply_frame(RST_STREAM, 0, CANCEL.to_vec()),
+            half().write(Frame::reset(1, CANCEL)),
             "200, then reset/body/answered; 1 seen; kept",
         ),
         alike("fin_within_an_http2_body", "FIN within the body", half().close(), TRUNCATED),
         alike(
             "goaway_within_the_body",
             "GOAWAY and FIN within the body",
-            half().frame(GOAWAY, 0, 0, &goaway(1, NO_ERROR)).close(),
+            half().write(Frame::go_away(1, NO_ERROR)).close(),
             TRUNCATED,
         ),
         alike(
             "shorter_than_its_length",
             "END_STREAM before the length",
-            head(10).reply_frame(DATA, END_STREAM, "hello"),
+            head("10").write(data()),
             "200, then protocol/body/answered; 1 seen; kept",
         ),
         alike(
             "longer_than_its_length",
             "DATA beyond the length",
-            head(4).reply_frame(DATA, END_STREAM, "hello"),
+            head("4").write(data()),
             "200, then protocol/body/answered; 1 seen; kept",
         ),
         alike(
             "empty_frames",
             "10,000 empty DATA frames",
-            head(5).write(empty),
+            head("5").write(many(Frame::data(1, ""))),
             "200, then protocol/body/answered; 1 seen; closed",
         ),
         alike(
             "http2_interim_without_end",
             "Interim responses without end",
-            asked().forever(Script::new().reply_frame(HEADERS, END_HEADERS, PROCESSING)),
+            asked().forever(Script::new().write(Frame::response(1, 102, &[]))),
             "too_large/head/maybe; 1 seen; kept",
         ),
         alike(
             "continuation_without_end",
             "CONTINUATION without end",
-            asked().reply_frame(HEADERS, 0, OK).forever(Script::new().reply_frame(
-                CONTINUATION,
-                0,
-                field.clone(),
-            )),
+            asked().write(part(FrameKind::HEADERS, 0)).forever(Script::new().write(more())),
             "protocol/head/maybe; 1 seen; closed",
         ),
         alike(
             "long_http2_field",
             "A head of 100 kB",
-            (0..10)
-                .fold(asked().reply_frame(HEADERS, 0, OK), |script, _| {
-                    script.reply_frame(CONTINUATION, 0, field.clone())
-                })
-                .reply_frame(CONTINUATION, END_HEADERS, field.clone()),
-            "protocol/head/maybe; 1 seen; closed",
+            (0..9)
+                .fold(asked().write(part(FrameKind::HEADERS, 0)), |script, _| script.write(more()))
+                .write(last()),
+            "too_large/head/maybe; 1 seen; kept",
         ),
         alike(
             "pings",
             "10,000 PINGs, then the response",
-            answered(asked().write(pings)),
+            answered(asked().write(many(ping())), 1),
             "200; 1 seen; kept",
         ),
         alike(
             "settings",
             "10,000 SETTINGS, then the response",
-            answered(asked().write(settings)),
+            answered(asked().write(many(Frame::settings(&[]))), 1),
             "200; 1 seen; kept",
         ),
         alike(
             "window_overflow",
             "WINDOW_UPDATE beyond the greatest window",
-            asked().frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]),
+            asked().write(Frame::window_update(0, i32::MAX as u32)),
             "protocol/head/maybe; 1 seen; closed",
         ),
         alike(
             "window_overrun",
             "DATA of a frame beyond the greatest size",
-            head(99).reply_frame(DATA, 0, vec![b'x'; 20_000]),
+            head("99").write(Frame::data(1, vec![b'x'; 20_000])),
             "200, then protocol/body/answered; 1 seen; closed",
         ),
         cited(
@@ -161,7 +153,7 @@ pub(crate) fn rows() -> Vec<Row> {
             .paused()
             .play(
                 "POST",
-                || silent(settled(&setting(3, 0)), Method::POST),
+                || silent(settled(&[(3, 0)]).mute(), Method::POST),
                 "timeout/connect/not_sent → 200; 1 seen; closed",
             )
             .into(),
@@ -169,7 +161,7 @@ pub(crate) fn rows() -> Vec<Row> {
             .paused()
             .play(
                 "PUT",
-                || silent(settled(&setting(4, 0)).read_frame(HEADERS), Method::PUT),
+                || silent(settled(&[(4, 0)]).mute(), Method::PUT),
                 "timeout/send/maybe → 200; 2 seen; closed",
             )
             .into(),
@@ -177,14 +169,10 @@ pub(crate) fn rows() -> Vec<Row> {
             .paused()
             .play(
                 "GET",
-                || silent(settled(&[]).read_frame(HEADERS), Method::GET),
+                || silent(settled(&[]).mute(), Method::GET),
                 "timeout/head/maybe → 200; 2 seen; closed",
             )
-            .play(
-                "POST",
-                || silent(settled(&[]).read_frame(HEADERS), Method::POST),
-                "timeout/head/maybe; 1 seen; closed",
-            )
+            .play("POST", || silent(settled(&[]).mute(), Method::POST), "timeout/head/maybe; 1 seen; closed")
             .into(),
         Case::new("slow_stream", "No answer on a stream, but to a ping")
             .paused()
@@ -193,25 +181,21 @@ pub(crate) fn rows() -> Vec<Row> {
         alike(
             "push",
             "A push that was forbidden",
-            asked().reply_frame(PUSH_PROMISE, END_HEADERS, push),
+            asked().write(Frame::new(FrameKind::PUSH_PROMISE, END_HEADERS, 1, promised())),
             BROKEN,
         ),
-        alike("data_first", "DATA before HEADERS", asked().reply_frame(DATA, END_STREAM, "hello"), BROKEN),
+        alike("data_first", "DATA before HEADERS", asked().write(data()), BROKEN),
         alike(
             "odd_stream",
             "HEADERS on a stream that nobody opened",
-            asked().frame(HEADERS, END_HEADERS, 9, OK),
+            asked().write(Frame::response(9, 200, &[])),
             BROKEN,
         ),
     ]
 }
 
 async fn reset_after_the_response() -> String {
-    let script = settled(&[])
-        .read_frame(HEADERS)
-        .reply_frame(HEADERS, END_HEADERS, OK)
-        .reply_frame(DATA, END_STREAM, "hello")
-        .reply_frame(RST_STREAM, 0, NO_ERROR.to_vec());
+    let script = answered(asked(), 1).write(Frame::reset(1, NO_ERROR));
     let upstream = Hostile::new(script).then(hello()).start();
     let stack = Setup { http2: true, ..Setup::default() }.over(Tcp::new());
     let endless = TestBody::new().endless(vec![b'x'; 1_000]);
@@ -226,13 +210,7 @@ async fn silent(script: Script, method: Method) -> String {
 }
 
 async fn slow_stream() -> String {
-    let never = |request| {
-        Box::pin(async move {
-            let hello = handler::hello(request).await;
-            if hello.status() == 200 { std::future::pending().await } else { hello }
-        })
-    };
-    given_time(Friendly::new(never).http2().start(), Method::POST).await
+    given_time(Hostile::new(settled(&[])).start(), Method::POST).await
 }
 
 async fn given_time(upstream: Upstream, method: Method) -> String {
@@ -251,3 +229,5 @@ const RESET: &str = "reset/head/maybe; 1 seen; kept";
 const RESET_AND_RETRIED: &str = "reset/head/maybe → 200; 2 seen; kept";
 const TRUNCATED: &str = "200, then truncated/body/answered; 1 seen; closed";
 const BROKEN: &str = "protocol/head/maybe; 1 seen; closed";
+/// The flag.
+const END_HEADERS: u8 = 4;

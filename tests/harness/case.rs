@@ -4,7 +4,7 @@ use std::{fmt, pin::Pin};
 
 use http::{Method, Uri};
 use outbound::pool::connect::{Connect, Tcp};
-use outbound_testkit::{Hostile, Script, TestBody, Upstream};
+use outbound_testkit::{Connection, Frame, FrameKind, Hostile, Script, TestBody, Upstream};
 
 use crate::stack::{Setup, Stack};
 
@@ -156,8 +156,11 @@ pub async fn tell(line: String, stack: Stack, upstream: Upstream) -> String {
     upstream.accepted(stats.totals.opened.try_into().expect("a small number")).await;
     let open = stats.connections.idle;
     upstream.until("what the pool has closed", |seen| seen.open == open).await;
-    let seen = upstream.sightings().requests.len();
-    let fate = match upstream.sightings().connections.first() {
+    let sightings = upstream.sightings();
+    let is_head = |frame: &&Frame| frame.kind == FrameKind::HEADERS;
+    let streams = |connection: &Connection| connection.frames.iter().filter(is_head).count();
+    let seen = sightings.requests.len() + sightings.connections.iter().map(streams).sum::<usize>();
+    let fate = match sightings.connections.first() {
         None => "no connection",
         Some(first) if first.ended.is_none() => "kept",
         Some(_) => "closed",

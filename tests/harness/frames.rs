@@ -1,76 +1,41 @@
-//! HTTP/2 as a server writes it, frame by frame (RFC 9113, 6).
+//! HTTP/2 servers, by script.
 
-use outbound_testkit::Script;
+use outbound_testkit::{Frame, FrameKind, Script};
 
-/// The types.
-pub const DATA: u8 = 0;
-/// Opens a stream, or answers on it.
-pub const HEADERS: u8 = 1;
-/// Ends a stream at once.
-pub const RST_STREAM: u8 = 3;
-/// What each side asks of the other.
-pub const SETTINGS: u8 = 4;
-/// A request that nobody made.
-pub const PUSH_PROMISE: u8 = 5;
-/// Whether the peer is there.
-pub const PING: u8 = 6;
-/// No more streams.
-pub const GOAWAY: u8 = 7;
-/// Room for more data.
-pub const WINDOW_UPDATE: u8 = 8;
-/// More of a head.
-pub const CONTINUATION: u8 = 9;
-
-/// The flags.
-pub const END_STREAM: u8 = 1;
-/// This is all of the head.
-pub const END_HEADERS: u8 = 4;
-/// The settings have been read.
-pub const ACK: u8 = 1;
-
-/// Codes.
-pub const NO_ERROR: [u8; 4] = [0, 0, 0, 0];
+/// Codes of RST_STREAM and GOAWAY (RFC 9113, 7).
+pub const NO_ERROR: u32 = 0;
 /// Ours.
-pub const INTERNAL_ERROR: [u8; 4] = [0, 0, 0, 2];
+pub const INTERNAL_ERROR: u32 = 2;
 /// Not processed.
-pub const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
+pub const REFUSED_STREAM: u32 = 7;
 /// Not wanted any more.
-pub const CANCEL: [u8; 4] = [0, 0, 0, 8];
+pub const CANCEL: u32 = 8;
 
-/// `:status: 200` (RFC 7541, appendix A).
-pub const OK: &[u8] = &[0x88];
-
-/// `:status: 102`: a literal value of a name in the static table (RFC 7541, 6.2.2).
-pub const PROCESSING: &[u8] = &[0x08, 3, b'1', b'0', b'2'];
-
-/// A server that says what it allows, with these settings besides.
-pub fn settled(settings: &[u8]) -> Script {
-    Script::new().frame(SETTINGS, 0, 0, settings).read_frame(SETTINGS).frame(SETTINGS, ACK, 0, &[])
+/// A server that has said what it allows: these settings. It answers SETTINGS and pings.
+pub fn settled(settings: &[(u16, u32)]) -> Script {
+    Script::new().http2().write(Frame::settings(settings))
 }
 
-/// `:status: 200` and a `content-length` below 100.
-pub fn ok_of(length: u8) -> Vec<u8> {
-    // A literal field of a name in the static table, not indexed; the name is 28 (RFC 7541, 6.2.2).
-    vec![0x88, 0x0f, 28 - 15, 2, b'0' + length / 10, b'0' + length % 10]
+/// That has been asked something, on stream 1.
+pub fn asked() -> Script {
+    settled(&[]).until_frame(FrameKind::HEADERS)
 }
 
-/// Settings: what is at most allowed of streams, and the window that each begins with.
-pub fn setting(id: u16, value: u32) -> Vec<u8> {
-    [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()
+/// That is asked something on each stream from `first` on, and does this.
+pub fn each(script: Script, first: u32, answer: impl Fn(Script, u32) -> Script) -> Script {
+    let streams = (first..).step_by(2).take(STREAMS);
+    streams.fold(script, |script, stream| answer(script.until_frame(FrameKind::HEADERS), stream))
 }
 
-/// The last stream that was processed, and why there are no more.
-pub fn goaway(last: u32, code: [u8; 4]) -> Vec<u8> {
-    [last.to_be_bytes(), code].concat()
+/// That says `200` and “hello”.
+pub fn answered(script: Script, stream: u32) -> Script {
+    script.write(Frame::response(stream, 200, &[])).write(Frame::data(stream, "hello").end())
 }
 
-/// Answers each request with `200` and “hello”.
+/// That says so each time.
 pub fn hello() -> Script {
-    settled(&[]).forever(exchange())
+    each(settled(&[]), 1, answered)
 }
 
-/// Answers one request with `200` and “hello”.
-pub fn exchange() -> Script {
-    let hello = |script: Script| script.reply_frame(DATA, END_STREAM, "hello");
-    hello(Script::new().read_frame(HEADERS).reply_frame(HEADERS, END_HEADERS, OK))
-}
+/// More than any test opens on one connection.
+const STREAMS: usize = 16;

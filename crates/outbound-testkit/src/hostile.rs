@@ -13,7 +13,7 @@ use crate::{
     Ended, Frame, FrameKind, Received, Script, Upstream,
     frame::PREFACE,
     request::{Decoder, Head},
-    script::{self, Step},
+    script::Step,
     sightings::Entry,
     wire::{Wire, ended_by},
 };
@@ -49,8 +49,6 @@ struct Line {
     unread: BytesMut,
     request: Option<Unfinished>,
     frames: Frames,
-    /// Of HTTP/2: that of the last HEADERS frame.
-    stream: u32,
 }
 
 /// Whether what comes is read frame by frame, and how.
@@ -154,7 +152,7 @@ async fn serve_tls(socket: TcpStream, entry: Entry, script: Script, acceptor: to
 
 impl Line {
     fn new(wire: Wire, entry: Entry) -> Self {
-        Line { wire, entry, unread: BytesMut::new(), request: None, frames: Frames::No, stream: 0 }
+        Line { wire, entry, unread: BytesMut::new(), request: None, frames: Frames::No }
     }
 
     /// Plays the script, and then waits for the client to close.
@@ -211,10 +209,6 @@ impl Line {
             Step::Mute => {
                 self.frames = Frames::Noted;
                 Ok(())
-            }
-            Step::ReadFrame(kind) => self.read_frame(*kind).await,
-            Step::ReplyFrame { kind, flags, payload } => {
-                self.write(&script::frame(*kind, *flags, self.stream, payload)).await
             }
             Step::Write(bytes) => self.write(bytes).await,
             Step::WriteForever(bytes) => loop {
@@ -282,39 +276,6 @@ impl Line {
         });
         self.request = (!complete).then_some(Unfinished { index, decoder });
         Ok(())
-    }
-
-    async fn read_frame(&mut self, kind: u8) -> Result<(), Ended> {
-        loop {
-            if self.unread.starts_with(PREFACE) {
-                self.unread.advance(PREFACE.len());
-            }
-            // A preface that has not come in full reads as a frame of 5 MB that has not, either.
-            let whole = self.unread.first_chunk::<9>().map(|head| {
-                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-                (9 + length as usize, *head)
-            });
-            let Some((len, head)) = whole.filter(|&(len, _)| len <= self.unread.len()) else {
-                self.fill().await?;
-                continue;
-            };
-            let raw = self.unread.split_to(len).to_vec();
-            if head[3] == HEADERS {
-                self.stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-                self.entry.request(Received {
-                    connection: self.entry.number(),
-                    method: http::Method::default(),
-                    target: String::new(),
-                    headers: http::HeaderMap::new(),
-                    body: Vec::new(),
-                    raw,
-                    complete: head[4] & END_STREAM != 0,
-                });
-            }
-            if head[3] == kind {
-                return Ok(());
-            }
-        }
     }
 
     async fn read_body(&mut self) -> Result<(), Ended> {
@@ -424,6 +385,3 @@ impl Line {
         }
     }
 }
-
-const HEADERS: u8 = 1;
-const END_STREAM: u8 = 1;

@@ -34,8 +34,6 @@ pub(crate) enum Step {
     Http2,
     UntilFrame(FrameKind),
     Mute,
-    ReadFrame(u8),
-    ReplyFrame { kind: u8, flags: u8, payload: Bytes },
     Write(Bytes),
     WriteForever(Bytes),
     Dribble { bytes: Bytes, at_once: usize, every: Duration },
@@ -102,24 +100,6 @@ impl Script {
     /// From now on pings are not answered, and SETTINGS not acknowledged.
     pub fn mute(self) -> Self {
         self.step(Step::Mute)
-    }
-
-    /// Reads HTTP/2 frames (RFC 9113, 4.1), and the client's preface before them, until one of this type has come.
-    ///
-    /// A HEADERS frame (type 1) is entered as a request: its fields are not decoded, [`Received::raw`](crate::Received::raw) is the
-    /// frame, and it is complete if it ends the stream.
-    pub fn read_frame(self, kind: u8) -> Self {
-        self.step(Step::ReadFrame(kind))
-    }
-
-    /// Writes an HTTP/2 frame on stream `stream`.
-    pub fn frame(self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Self {
-        self.write(frame(kind, flags, stream, payload))
-    }
-
-    /// Writes an HTTP/2 frame on the stream of the HEADERS frame that was read last.
-    pub fn reply_frame(self, kind: u8, flags: u8, payload: impl Into<Bytes>) -> Self {
-        self.step(Step::ReplyFrame { kind, flags, payload: payload.into() })
     }
 
     /// Writes a complete response framed by `content-length`.
@@ -212,11 +192,4 @@ impl Script {
         self.steps.push(step);
         self
     }
-}
-
-/// An HTTP/2 frame as it is on the wire (RFC 9113, 4.1).
-pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes();
-    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
-    [&head, payload].concat()
 }

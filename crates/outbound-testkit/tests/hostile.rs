@@ -5,7 +5,9 @@ mod client;
 use std::time::Duration;
 
 use client::{Client, End, GET, HELLO};
-use outbound_testkit::{Answer, BlackHole, Ended, Gate, Hostile, Refusal, Script, Upstream};
+use outbound_testkit::{
+    Answer, BlackHole, Ended, Frame, FrameKind, Gate, Hostile, Refusal, Script, Upstream,
+};
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
@@ -300,24 +302,21 @@ async fn unread_bytes_do_not_hide_that_the_client_goes() {
     }
 }
 
-/// A client's preface and SETTINGS in two pieces, a PING, then HEADERS of stream 3 that end it; the reply is on that stream.
+/// A client's preface and SETTINGS in two pieces, a PING, then HEADERS: the first two are answered.
 #[tokio::test]
-async fn frames_are_read_and_written() {
-    let script = script().frame(4, 0, 0, &[]).read_frame(4).frame(4, 1, 0, &[]).read_frame(1).reply_frame(
-        3,
-        0,
-        vec![0, 0, 0, 8],
-    );
-    let upstream = Hostile::new(script).start();
+async fn frames_are_read_answered_and_written() {
+    let script = script().http2().write(Frame::settings(&[]));
+    let upstream = Hostile::new(script.until_frame(FrameKind::HEADERS).write(Frame::reset(3, 8))).start();
     let mut client = Client::of(&upstream).await;
     client.send("PRI * HTTP/2.0\r\n\r").await;
     client.send("\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
     client.expect("\0\0\0\x04\0\0\0\0\0\0\0\0\x04\x01\0\0\0\0").await;
     client.send("\0\0\x08\x06\0\0\0\0\x0012345678").await;
+    client.expect("\0\0\x08\x06\x01\0\0\0\x0012345678").await;
     client.send("\0\0\x01\x01\x05\0\0\0\x03h").await;
     client.expect("\0\0\x04\x03\0\0\0\0\x03\0\0\0\x08").await;
-    let requests = upstream.requests(1).await;
-    assert_eq!((requests.len(), &requests[0].raw[9..]), (1, &b"h"[..]));
+    let frames = &upstream.sightings().connections[0].frames;
+    assert_eq!(frames.iter().map(|frame| frame.kind.0).collect::<Vec<_>>(), [4, 6, 1]);
 }
 
 #[tokio::test]
