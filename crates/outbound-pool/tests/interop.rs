@@ -4,7 +4,6 @@
 mod support;
 
 use std::{
-    error::Error,
     fs,
     net::TcpListener,
     path::{Path, PathBuf},
@@ -16,7 +15,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{Method, Uri, Version};
 use http_body_util::{BodyExt, Full};
-use outbound_core::{BoxError, Delivery, Failure};
+use outbound_core::BoxError;
 use outbound_pool::{
     Pool,
     connect::{Connect, Tcp, Tls},
@@ -128,10 +127,6 @@ async fn many<C: Connect>(name: &str, pool: &Pool<C>, server: &Server, version: 
     for worker in workers.collect::<Vec<_>>() {
         worker.await.unwrap().unwrap_or_else(|error| panic!("{name}: {error}\n{error:?}"));
     }
-}
-
-fn is_refused(error: &(dyn Error + 'static)) -> bool {
-    Failure::of(error).delivery() == Delivery::Refused
 }
 
 /// Many requests, a large body that is read and one that is dropped; and then nothing is left.

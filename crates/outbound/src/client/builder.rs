@@ -280,7 +280,12 @@ impl ClientBuilder {
         let timeout = TimeoutLayer::new(settings.head_timeout)
             .read_idle(settings.read_timeout)
             .write_idle(settings.write_timeout);
-        let limited = Concurrency::layer(self.concurrency, settings.max_waiting, timeout.layer(guarded));
+        let limited = Concurrency::layer(
+            self.concurrency,
+            settings.max_waiting,
+            leaks.witness(),
+            timeout.layer(guarded),
+        );
         let policy = Standard::default()
             .backoff(self.backoff)
             .retry_after(RetryAfter::default().cap(settings.retry_after_cap))

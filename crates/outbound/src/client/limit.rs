@@ -1,7 +1,8 @@
 //! How many calls of a client are under way at once.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
+use outbound_core::Witness;
 use outbound_limit::{
     AdaptiveLimit, AdaptiveLimitLayer, Algorithm, ConcurrencyLimit, ConcurrencyLimitLayer, Sample,
 };
@@ -43,14 +44,21 @@ impl Concurrency {
         }
     }
 
-    /// `max_waiting` calls may wait.
-    pub(crate) fn layer<S>(this: Option<Self>, max_waiting: usize, inner: S) -> Limit<S> {
+    /// `max_waiting` calls may wait; `witness` knows who keeps them waiting.
+    pub(crate) fn layer<S>(
+        this: Option<Self>,
+        max_waiting: usize,
+        witness: Arc<dyn Witness>,
+        inner: S,
+    ) -> Limit<S> {
         match this.unwrap_or(usize::MAX.into()).0 {
             Kind::Fixed(limit) => {
-                Either::Left(ConcurrencyLimitLayer::new(limit).max_waiting(max_waiting).layer(inner))
+                let layer = ConcurrencyLimitLayer::new(limit).max_waiting(max_waiting);
+                Either::Left(layer.witness(witness).layer(inner))
             }
             Kind::Adaptive(algorithm) => {
-                Either::Right(AdaptiveLimitLayer::new(algorithm).max_waiting(max_waiting).layer(inner))
+                let layer = AdaptiveLimitLayer::new(algorithm).max_waiting(max_waiting);
+                Either::Right(layer.witness(witness).layer(inner))
             }
         }
     }
