@@ -125,10 +125,10 @@ fn storm(seed: u64) -> Trace {
             }
         } else if sim.elapsed() >= STORM && !healed {
             healed = true;
-            for server in 0..SERVERS {
+            for (server, crashed) in crashed.iter().enumerate() {
                 sim.repair("client", name(server));
                 sim.release("client", name(server));
-                if crashed[server] {
+                if *crashed {
                     sim.bounce(name(server));
                 }
             }
