@@ -18,7 +18,7 @@ use outbound_pool::{Body, Builder, Pool, connect::Tcp};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use support::*;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::{TcpListener, TcpStream},
     runtime,
     task::{AbortHandle, JoinSet, yield_now},
@@ -88,7 +88,10 @@ async fn accept(listener: std::net::TcpListener, seen: Seen, all: Seen) {
         for _ in 0..3 {
             yield_now().await;
         }
-        let counted = (seen.enter(), all.enter());
+        // Nor does one count that was closed before it was accepted: its place may be another's by now.
+        let ready = socket.ready(Interest::READABLE | Interest::WRITABLE).await;
+        let is_open = ready.is_ok_and(|ready| !ready.is_read_closed() && !ready.is_write_closed());
+        let counted = is_open.then(|| (seen.enter(), all.enter()));
         tokio::spawn(async move {
             let _counted = counted;
             let _ = serve(socket).await;
