@@ -1,7 +1,8 @@
 //! Does the client survive a storm? `cargo run --release --example storm`
 //!
 //! Drives the stack at an upstream that closes idle connections at random, 300 calls at a time, and accounts for everything
-//! afterwards: each call's outcome by phase and kind, every connection, and what is still held at the end, which is nothing.
+//! afterwards: each call's outcome by phase and kind, every connection, and what is still held at the end, which is nothing. Before
+//! that, and beside it, the same storm upon hyper-util's client as it comes.
 //!
 //! Exits with 1 when a call failed that should not have (an idempotent one, or one of which not a byte was sent), was applied
 //! twice, or left something behind.
@@ -22,6 +23,7 @@ use clap::Parser;
 use http::{Method, Request, Response, Uri, header::CONTENT_TYPE};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
+use hyper_util::{client::legacy, rt::TokioExecutor};
 use indicatif::{ProgressBar, ProgressStyle};
 use outbound::{
     BoxError, ConnectionInfo, Exchange, Failure, Phase, Pool, ServiceBuilderExt,
@@ -29,7 +31,7 @@ use outbound::{
     retry,
 };
 use outbound_examples::{
-    tally::{Call, Outcome, Tally},
+    tally::{Call, Outcome, SideBySide, Tally},
     upstream::{self, Mood, Upstream},
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -102,6 +104,8 @@ fn report(options: &Options) -> Result<bool, BoxError> {
     // A small one first: what libraries set up once in a process is not what a storm leaves behind.
     let rehearsal = Options { requests: 50, concurrency: 50, ..options.clone() };
     weather(&rehearsal, &mut tally(&rehearsal), ProgressBar::hidden())?;
+    // A real server is stormed once.
+    let before = if options.url.is_none() && !options.json { Some(before(options)?) } else { None };
 
     let mut tally = tally(options);
     let region = Region::new(HEAP);
@@ -110,9 +114,12 @@ fn report(options: &Options) -> Result<bool, BoxError> {
     tally.held.bytes = heap.bytes_allocated as i64 - heap.bytes_deallocated as i64;
     if options.json {
         println!("{:#}", tally.to_json());
-    } else {
-        println!("{tally}");
+        return Ok(tally.is_as_promised());
     }
+    if let Some(before) = before {
+        println!("{}\n", SideBySide { before, after: &tally });
+    }
+    println!("{tally}");
     Ok(tally.is_as_promised())
 }
 
@@ -152,17 +159,10 @@ fn weather(options: &Options, tally: &mut Tally, progress: ProgressBar) -> Resul
         .retries(retry::Standard::default())
         .concurrency(options.concurrency)
         .service(client.clone());
-    let storm = Arc::new(Storm {
-        client: stack,
-        target,
-        method: options.method.clone(),
-        image: image(options.body_bytes),
-        next: AtomicUsize::new(0),
-        requests: options.requests,
-    });
     let begun = Instant::now();
-    runtime.block_on(rage(storm, options.concurrency, tally, &progress))?;
-    tally.close(&client.stats(), begun.elapsed());
+    runtime.block_on(rage(Storm::new(options, stack, target), options.concurrency, tally, &progress))?;
+    tally.elapsed = begun.elapsed();
+    tally.close(&client.stats());
     // Every idle connection is closed with the last handle, which this is.
     drop(client);
     if let Some(upstream) = upstream {
@@ -172,6 +172,20 @@ fn weather(options: &Options, tally: &mut Tally, progress: ProgressBar) -> Resul
     }
     progress.finish_and_clear();
     Ok(())
+}
+
+/// The same upon hyper-util's client.
+fn before(options: &Options) -> Result<Tally, BoxError> {
+    let (runtime, mut tally) = (runtime(), tally(options));
+    let upstream = runtime.block_on(Upstream::start(options.upstream))?;
+    let client = legacy::Client::builder(TokioExecutor::new()).build_http();
+    let client = ServiceBuilder::new().map_err(BoxError::from).service(client);
+    let storm = Storm::new(options, client, upstream.url.parse()?);
+    let begun = Instant::now();
+    runtime.block_on(rage(storm, options.concurrency, &mut tally, &ProgressBar::hidden()))?;
+    tally.elapsed = begun.elapsed();
+    tally.sighted = Some(runtime.block_on(upstream.stop())?);
+    Ok(tally)
 }
 
 /// Lets so many callers loose, and keeps the books until they are done or the user has seen enough.
@@ -188,8 +202,7 @@ where
         + Sync
         + 'static,
     S::Future: Send,
-    R: Body<Error = BoxError> + Send,
-    R::Data: Send,
+    R: Body<Data: Send, Error: Into<BoxError>> + Send,
 {
     let (report, mut reported) = tokio::sync::mpsc::channel(1_024);
     for _ in 0..callers.min(storm.requests) {
@@ -223,10 +236,23 @@ where
     }
 }
 
+impl<S> Storm<S> {
+    fn new(options: &Options, client: S, target: Uri) -> Arc<Self> {
+        Arc::new(Self {
+            client,
+            target,
+            method: options.method.clone(),
+            image: image(options.body_bytes),
+            next: AtomicUsize::new(0),
+            requests: options.requests,
+        })
+    }
+}
+
 impl<S, R> Storm<S>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<R>, Error = BoxError> + Clone,
-    R: Body<Error = BoxError>,
+    R: Body<Error: Into<BoxError>>,
 {
     /// The next call, if one is left.
     async fn call(&self) -> Option<(Call, Option<BoxError>)> {
@@ -252,7 +278,7 @@ where
             let response = self.client.clone().oneshot(request).await?;
             let connection = ConnectionInfo::of(&response).map(|connection| connection.id());
             let status = response.status().as_u16();
-            response.into_body().collect().await?;
+            response.into_body().collect().await.map_err(Into::into)?;
             Ok::<_, BoxError>((status, connection))
         };
         let (outcome, connection, failure) = match answered.await {

@@ -79,6 +79,15 @@ pub struct Tally {
     pub held: Held,
 }
 
+/// Two storms beside each other.
+#[derive(Debug)]
+pub struct SideBySide<'a> {
+    /// What there was before.
+    pub before: Tally,
+    /// What there is now.
+    pub after: &'a Tally,
+}
+
 /// What is left when everything has been dropped.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Held {
@@ -133,8 +142,7 @@ impl Tally {
     }
 
     /// Takes over the pool's counters.
-    pub fn close(&mut self, stats: &Stats, elapsed: Duration) {
-        self.elapsed = elapsed;
+    pub fn close(&mut self, stats: &Stats) {
         self.totals = stats.totals;
         self.connections = stats.connections;
         self.held.permits = (stats.connections.open() - stats.connections.idle) as u64;
@@ -154,6 +162,12 @@ impl Tally {
             Outcome::Failed { delivery, .. } => self.is_idempotent || delivery.is_unprocessed(),
         };
         self.outcomes.iter().filter(|(outcome, _)| is_unexpected(*outcome)).map(|(_, calls)| calls).sum()
+    }
+
+    /// Calls that failed.
+    fn failed(&self) -> u64 {
+        let failed = self.outcomes.iter().filter(|(outcome, _)| matches!(outcome, Outcome::Failed { .. }));
+        failed.map(|(_, calls)| calls).sum()
     }
 
     /// Requests per connection: least, median, most, over connections that served any.
@@ -197,6 +211,25 @@ impl Tally {
             })),
             "held": { "sockets": self.held.sockets, "permits": self.held.permits, "bytes": self.held.bytes },
         })
+    }
+}
+
+impl fmt::Display for SideBySide<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<26} {:>20} {:>20}", "", "hyper-util's client", "outbound")?;
+        let books = [&self.before, self.after];
+        let mut row = |name: &str, of: &dyn Fn(&Tally) -> String| {
+            let [before, after] = books.map(of);
+            writeln!(f, "{name:<26} {before:>20} {after:>20}")
+        };
+        let seen = |tally: &Tally| tally.sighted.unwrap_or_default();
+        row("answered", &|tally| (tally.calls - tally.failed()).to_string())?;
+        row("failed", &|tally| tally.failed().to_string())?;
+        row("sockets", &|tally| seen(tally).accepted.to_string())?;
+        row("  of them at once", &|tally| seen(tally).max_open.to_string())?;
+        row("requests applied twice", &|tally| seen(tally).applied_twice.to_string())?;
+        row("p99, ms", &|tally| format!("{:.1}", tally.took.value_at_quantile(0.99) as f64 / 1e3))?;
+        row("seconds", &|tally| format!("{:.2}", tally.elapsed.as_secs_f64()))
     }
 }
 
@@ -255,11 +288,9 @@ impl fmt::Display for Tally {
         }
         let Held { sockets, permits, bytes } = self.held;
         row("still held", format_args!("{sockets} sockets, {permits} permits, {bytes} bytes of memory"))?;
-        let failed = self.outcomes.iter().filter(|(outcome, _)| matches!(outcome, Outcome::Failed { .. }));
-        let failed = failed.map(|(_, calls)| calls).sum::<u64>();
-        match (self.unexpected(), failed) {
+        match (self.unexpected(), self.failed()) {
             (0, 0) => write!(f, "\nevery call was answered"),
-            (0, _) => {
+            (0, failed) => {
                 write!(
                     f,
                     "\nno call failed that should not have: of those {failed} a byte had been sent, and the method is "
