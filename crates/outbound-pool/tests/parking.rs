@@ -145,6 +145,27 @@ async fn a_parked_connection_expires_and_is_closed_like_any_other() {
     assert_eq!(Failure::of(&*late).kind(), Kind::Canceled);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_upgrade_was_refused_goes_on_as_it_was() {
+    let _frozen = Frozen::new();
+    let upstream = Friendly::new(handler::hello).start();
+    let pool = build(Pool::builder().park_after(PARK));
+    let mut request = get(upstream.uri("/"));
+    request.headers_mut().insert("connection", "upgrade".parse().unwrap());
+    request.headers_mut().insert("upgrade", "chat".parse().unwrap());
+    fetch(&pool, request).await.unwrap();
+    quiet(&pool).await;
+    tokio::time::advance(PARK).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let stats = pool.stats();
+    assert_eq!((stats.connections.idle, stats.parked, stats.totals.lost), (1, 0, 0), "hyper keeps it");
+    fetch(&pool, get(upstream.uri("/"))).await.unwrap();
+    assert_eq!(upstream.sightings().connections.len(), 1);
+    leaves_nothing("refused", pool, &[&upstream]).await;
+}
+
 /// Parked and taken at the same time, from several threads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parking_and_using_at_once_loses_nothing() {

@@ -127,8 +127,7 @@ impl Http1 {
 
     /// Gives back all but its socket, if nothing is left to be done on it. Returned is what is to be dropped for that, where wakers may run.
     pub(crate) fn park(&mut self) -> Option<Box<dyn Send>> {
-        self.sender.as_ref().filter(|sender| sender.is_ready())?;
-        self.driver.park();
+        self.sender.as_ref().filter(|sender| sender.is_ready() && self.driver.park())?;
         self.is_parked = true;
         let response = mem::replace(&mut self.response, ReusableBoxFuture::new(std::future::pending()));
         Some(Box::new((self.sender.take(), response, self.exchange.take(), mem::take(&mut self.fields))))

@@ -72,9 +72,12 @@ impl Driver {
         self.upgrades.store(true, Release);
     }
 
-    /// The connection, which is idle, is parked by its task, once its sender is dropped.
-    pub(super) fn park(&self) {
-        self.parks.store(true, Release);
+    /// The connection, which is idle, is parked by its task, once its sender is dropped. One that was to become something else, and did
+    /// not, hyper does not give back: it stays as it is.
+    pub(super) fn park(&self) -> bool {
+        let parks = !self.upgrades.load(Acquire);
+        self.parks.store(parks, Release);
+        parks
     }
 
     /// A connection that is parked, or about to be, is driven by hyper again. `None` if it has been closed meanwhile.
