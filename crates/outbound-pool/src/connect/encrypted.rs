@@ -3,7 +3,7 @@
 use std::{error::Error, fmt};
 
 use http::{Uri, uri::Scheme};
-#[cfg(feature = "rustls")]
+#[cfg(any(feature = "rustls", feature = "proxy"))]
 use tokio::task::futures::TaskLocalFuture;
 
 /// The URI is `https`, and nobody would encrypt the connection. Nothing was opened.
@@ -26,7 +26,7 @@ tokio::task_local! {
 
 impl For {
     /// `dial`, which opens for the connector that `self` is.
-    #[cfg(feature = "rustls")]
+    #[cfg(any(feature = "rustls", feature = "proxy"))]
     pub(super) fn open<F: Future>(self, dial: F) -> TaskLocalFuture<Self, F> {
         FOR.scope(self, dial)
     }
