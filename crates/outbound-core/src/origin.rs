@@ -59,30 +59,23 @@ impl Origin {
             None => return Err(InvalidOrigin::NoScheme),
         };
         let authority = uri.authority().ok_or(InvalidOrigin::NoHost)?;
-        let (mut is_plain, mut colon) = (true, None);
-        for (at, byte) in authority.as_str().bytes().enumerate() {
-            match byte {
-                b':' => colon = Some(at),
-                // A colon before the bracket belongs to an IPv6 address.
-                b']' => colon = None,
-                b'@' | b'A'..=b'Z' => is_plain = false,
-                _ => {}
-            }
+        let text = authority.as_str();
+        if text.bytes().any(|byte| byte == b'@' || byte.is_ascii_uppercase()) {
+            let plain = text.rsplit_once('@').map_or(text, |(_, plain)| plain);
+            let plain = plain.to_ascii_lowercase().parse().map_err(|_| InvalidOrigin::NoHost)?;
+            return Self::plain(https, plain);
         }
-        if is_plain {
-            return Self::plain(https, authority.clone(), colon);
-        }
-        let (_, plain) = authority.as_str().rsplit_once('@').unwrap_or(("", authority.as_str()));
-        let userinfo = authority.as_str().len() - plain.len();
-        let colon = colon.and_then(|colon| colon.checked_sub(userinfo));
-        let plain = plain.to_ascii_lowercase().parse().map_err(|_| InvalidOrigin::NoHost)?;
-        Self::plain(https, plain, colon)
+        Self::plain(https, authority.clone())
     }
 
-    /// Of an authority without userinfo and capitals, whose port is after `colon`.
-    fn plain(https: bool, authority: Authority, colon: Option<usize>) -> Result<Self, InvalidOrigin> {
+    /// Of an authority without userinfo and capitals.
+    fn plain(https: bool, authority: Authority) -> Result<Self, InvalidOrigin> {
         let text = authority.as_str();
-        let (host, port) = colon.map_or((text.len(), ""), |colon| (colon, &text[colon + 1..]));
+        // A colon before a bracket belongs to an IPv6 address.
+        let (host, port) = match text.bytes().rposition(|byte| matches!(byte, b':' | b']')) {
+            Some(colon) if text.as_bytes()[colon] == b':' => (colon, &text[colon + 1..]),
+            _ => (text.len(), ""),
+        };
         let is_padded = port.starts_with('0');
         let port = match port {
             "" if https => 443,

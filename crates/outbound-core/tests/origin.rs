@@ -77,6 +77,7 @@ fn uris_without_an_origin() {
         ("http://a.example:65536", BadPort),
         ("http://a.example:99999999999999999999", BadPort),
         ("http://[::1]:0", BadPort),
+        ("http://a.example:8x", BadPort),
         ("http://user:80@a.example:0", BadPort),
     ];
     for (uri, expected) in rows {
