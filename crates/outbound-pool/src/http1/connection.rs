@@ -1,7 +1,6 @@
 //! One HTTP/1.1 connection: what the pool keeps of it, and the task that drives its socket.
 
 use std::{
-    convert::Infallible,
     fmt, mem,
     ops::{Deref, DerefMut},
     sync::{
@@ -19,11 +18,11 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use outbound_core::{BoxError, ConnectionInfo, Established, Exchange, Origin};
-use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
+use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::{
-    driver::{Driver, Task, Transport},
+    driver::{self, End, Handle, Task, Transport},
     fields::Fields,
     wire::Wire,
 };
@@ -55,7 +54,6 @@ pub(crate) struct Http1 {
     pub(crate) served: u64,
     /// What may still be read of a body that was dropped: bytes, and for how long.
     pub(crate) drain: (u64, Duration),
-    driver: Arc<Driver>,
     /// Ends when the socket is closed.
     task: JoinHandle<()>,
     established: Arc<Established>,
@@ -64,8 +62,8 @@ pub(crate) struct Http1 {
     socket: Weak<Slot>,
     /// Kept while an exchange waits for its response on a connection that had been idle.
     held: Option<Arc<Slot>>,
-    /// Dropped with the connection, which tells the driver.
-    _kept: oneshot::Sender<Infallible>,
+    /// Declared last: with it the task is told that all of this has gone.
+    driver: Handle,
 }
 
 pub(crate) type Answer = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
@@ -90,9 +88,8 @@ impl Http1 {
         let io: Box<dyn Transport> = Box::new(io);
         let wire = Arc::new(Wire::new(http.max_head_size));
         let io = TokioIo::new(Metered::new(io, wire.clone(), slot.clone()));
-        let (sender, driver, task) = Driver::new(io).ok_or("hyper did not take the connection")?;
-        let (kept, gone) = oneshot::channel();
-        let task = keeper.drive(drive(task, gone));
+        let (sender, driver, task) = driver::drive(io).ok_or("hyper did not take the connection")?;
+        let task = keeper.drive(run(task));
         Ok(Box::new(Self {
             sender: Some(sender),
             response: ReusableBoxFuture::new(std::future::pending()),
@@ -104,14 +101,13 @@ impl Http1 {
             exchange: None,
             served: 0,
             drain: http.drain,
-            driver,
             task,
             established,
             liveness: described.liveness,
             keeper: keeper.clone(),
             socket: Arc::downgrade(slot),
             held: None,
-            _kept: kept,
+            driver,
         }))
     }
 
@@ -188,15 +184,14 @@ impl Http1 {
     }
 }
 
-/// Drives the socket until either side is done with it; a connection that was dropped may linger for a while to finish its business.
-async fn drive(task: Task, gone: oneshot::Receiver<Infallible>) {
-    tokio::select! {
-        biased;
-        () = task.run() => return,
-        _ = gone => task.close(),
+/// Drives the socket until either side is done with it; a connection that was abandoned may linger for a while to finish its business.
+async fn run(task: Task) {
+    if task.run().await == End::Over {
+        return;
     }
+    task.close();
     // Boxed: every connection's task would have room for it.
-    if Box::pin(tokio::time::timeout(LINGER, task.run())).await.is_err() {
+    if Box::pin(tokio::time::timeout(LINGER, task.finish())).await.is_err() {
         tracing::debug!("closed a connection whose last exchange did not end");
     }
 }

@@ -29,23 +29,24 @@ impl<T: hyper::rt::Read + hyper::rt::Write + Unpin + Send> Transport for T {}
 
 pub(super) type Io = TokioIo<Metered<Box<dyn Transport>, Wire, Arc<Slot>>>;
 
-/// Shared by the connection as the pool keeps it, and its task.
-pub(super) struct Driver {
-    state: Mutex<State>,
+/// The connection's part, as the pool keeps it: without it the task closes the socket.
+pub(super) struct Handle(Arc<Driver>);
+
+/// Shared by the connection and its task.
+struct Driver {
+    stage: Mutex<Stage>,
+    /// The task's. Not under the lock above, under which a connection may be dropped: its own, when its socket is.
+    waker: Mutex<Option<Waker>>,
     /// It is to be parked.
     parks: AtomicBool,
     /// What is sent next may make the socket one for something else.
     upgrades: AtomicBool,
+    /// Nobody wants the connection any more.
+    is_abandoned: AtomicBool,
 }
 
 /// The task's part: with it everything ends.
 pub(super) struct Task(Arc<Driver>);
-
-struct State {
-    stage: Stage,
-    /// The task's.
-    waker: Option<Waker>,
-}
 
 enum Stage {
     Driven(Box<http1::Connection<Io, Upload>>),
@@ -55,55 +56,77 @@ enum Stage {
     Over,
 }
 
-// === Driver ===
+/// How a task's work came to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The socket has been closed, or belongs to somebody else.
+    Over,
+    /// Nobody wants the connection any more.
+    Abandoned,
+}
 
-impl Driver {
-    pub(super) fn new(io: Io) -> Option<(SendRequest<Upload>, Arc<Self>, Task)> {
-        let (sender, stage) = Stage::driven(io)?;
-        let state = Mutex::new(State { stage, waker: None });
-        let driver =
-            Arc::new(Self { state, parks: AtomicBool::new(false), upgrades: AtomicBool::new(false) });
-        let task = Task(driver.clone());
-        Some((sender, driver, task))
-    }
+/// Speaks HTTP/1.1 over `io`.
+pub(super) fn drive(io: Io) -> Option<(SendRequest<Upload>, Handle, Task)> {
+    let (sender, stage) = Stage::driven(io)?;
+    let driver = Arc::new(Driver {
+        stage: Mutex::new(stage),
+        waker: Mutex::default(),
+        parks: AtomicBool::new(false),
+        upgrades: AtomicBool::new(false),
+        is_abandoned: AtomicBool::new(false),
+    });
+    Some((sender, Handle(driver.clone()), Task(driver)))
+}
 
+// === Handle ===
+
+impl Handle {
     /// What is sent from now on may make the socket one for something else.
     pub(super) fn may_upgrade(&self) {
-        self.upgrades.store(true, Release);
+        self.0.upgrades.store(true, Release);
     }
 
     /// The connection, which is idle, is parked by its task, once its sender is dropped. One that was to become something else, and did
     /// not, hyper does not give back: it stays as it is.
     pub(super) fn park(&self) -> bool {
-        let parks = !self.upgrades.load(Acquire);
-        self.parks.store(parks, Release);
+        let parks = !self.0.upgrades.load(Acquire);
+        self.0.parks.store(parks, Release);
         parks
     }
 
     /// A connection that is parked, or about to be, is driven by hyper again. `None` if it has been closed meanwhile.
     pub(super) fn revive(&self) -> Option<SendRequest<Upload>> {
-        let mut state = self.lock();
+        let mut stage = lock(&self.0.stage);
         // The task may not have got round to it.
-        state.stage.strip();
-        self.parks.store(false, Release);
-        let Stage::Parked(_) = state.stage else { return None };
-        let Stage::Parked(io) = state.stage.take() else { unreachable!("just seen") };
-        let (sender, stage) = Stage::driven(io)?;
-        state.stage = stage;
-        let waker = state.waker.take();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        stage.strip();
+        self.0.parks.store(false, Release);
+        let Stage::Parked(_) = *stage else { return None };
+        let Stage::Parked(io) = stage.take() else { unreachable!("just seen") };
+        let (sender, driven) = Stage::driven(io)?;
+        *stage = driven;
+        drop(stage);
+        self.0.wake();
         Some(sender)
     }
+}
 
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.is_abandoned.store(true, Release);
+        self.0.wake();
+    }
+}
+
+// === Driver ===
+
+impl Driver {
     fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.lock();
-        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            state.waker = Some(cx.waker().clone());
+        let mut waker = lock(&self.waker);
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
         }
-        let stage = &mut state.stage;
+        drop(waker);
+        let stage = &mut *lock(&self.stage);
         loop {
             match stage {
                 Stage::Driven(_) if self.parks.load(Acquire) => stage.strip(),
@@ -134,8 +157,9 @@ impl Driver {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wake(&self) {
+        let waker = lock(&self.waker).take();
+        waker.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -168,16 +192,27 @@ impl Stage {
 // === Task ===
 
 impl Task {
-    /// Ends when the socket has been closed, or belongs to somebody else.
-    pub(super) async fn run(&self) {
+    /// Drives the socket to its end, or until the connection is abandoned.
+    pub(super) async fn run(&self) -> End {
+        std::future::poll_fn(|cx| match self.0.poll(cx) {
+            Poll::Ready(()) => Poll::Ready(End::Over),
+            // Asked once the waker is known.
+            Poll::Pending if self.0.is_abandoned.load(Acquire) => Poll::Ready(End::Abandoned),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    /// Drives it on, abandoned or not.
+    pub(super) async fn finish(&self) {
         std::future::poll_fn(|cx| self.0.poll(cx)).await;
     }
 
     /// Nobody wants the connection any more: it does not stay parked.
     pub(super) fn close(&self) {
         self.0.parks.store(false, Release);
-        let mut state = self.0.lock();
-        state.stage = match state.stage.take() {
+        let mut stage = lock(&self.0.stage);
+        *stage = match stage.take() {
             Stage::Parked(io) => Stage::Closing(io),
             stage => stage,
         };
@@ -186,7 +221,7 @@ impl Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
-        let stage = self.0.lock().stage.take();
+        let stage = lock(&self.0.stage).take();
         // The socket is closed here, and what hyper has of the user's is dropped, outside the lock.
         drop(stage);
     }
@@ -197,4 +232,8 @@ fn note(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
     }
+}
+
+fn lock<T>(kept: &Mutex<T>) -> MutexGuard<'_, T> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
