@@ -62,7 +62,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
     pub(super) fn close(&mut self, fx: &mut Effects<K, C>) {
         self.shut(fx);
         self.closed = true;
-        fx.wake.extend(self.waiters.iter_mut().filter_map(|(_, waiter)| waiter.waker.take()));
+        fx.wake(self.waiters.iter_mut().filter_map(|(_, waiter)| waiter.waker.take()));
     }
 
     /// Whether the last socket is closed; else `waker` is woken then.

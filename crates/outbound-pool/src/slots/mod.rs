@@ -46,7 +46,7 @@ use crate::{
     stats::Stats,
     sync::{Mutex, MutexGuard},
 };
-use state::{Acquired, Effects, State};
+use state::{Acquired, Effect, Effects, State};
 
 /// The machine. `K` is what connections are kept by, `C` the connection itself, which it only keeps and hands out.
 pub(crate) struct Slots<K, C> {
@@ -139,18 +139,22 @@ impl<K: Clone + Eq + Hash, C: Share> Slots<K, C> {
     fn with<T>(&self, act: impl FnOnce(&mut State<K, C>, &mut Effects<K, C>) -> T) -> T {
         let mut effects = Effects::none();
         let result = act(&mut self.lock(), &mut effects);
-        self.apply(effects);
+        if !effects.is_none() {
+            self.apply(effects);
+        }
         result
     }
 
     fn apply(&self, effects: Effects<K, C>) {
-        if effects.is_none() {
-            return;
+        for effect in effects {
+            match effect {
+                Effect::Wake(waker) => waker.wake(),
+                Effect::Forget(waker) => drop(waker),
+                Effect::Shed(shed) => drop(shed),
+                Effect::Close(connection) => drop(connection),
+                Effect::Tell(event) => self.tell(|| event),
+            }
         }
-        let Effects { wake, forget, shed, close, told } = effects;
-        drop((forget, shed, close));
-        told.into_iter().for_each(|event| self.tell(|| event));
-        wake.into_iter().for_each(Waker::wake);
     }
 
     /// Nothing that runs under the lock can leave the state half changed, so a poisoned lock is as good as any.

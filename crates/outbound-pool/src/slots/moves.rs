@@ -226,7 +226,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         fx: &mut Effects<K, C>,
     ) -> Option<Grant<C>> {
         let waiter = &mut self.waiters[waiter];
-        fx.wake.extend(waiter.waker.take());
+        fx.wake(waiter.waker.take());
         waiter.grant.replace(grant)
     }
 
@@ -289,7 +289,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         if let Stage::Idle { connection, .. } | Stage::Shared { connection, .. } = &mut record.stage {
             let shed = connection.park();
             record.parked = shed.is_some();
-            fx.shed.extend(shed);
+            fx.shed(shed);
         }
     }
 
@@ -297,7 +297,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
     pub(super) fn close_idle(&mut self, index: usize, why: Why, fx: &mut Effects<K, C>) {
         self.doom(index, why);
         let (connection, _) = self.unshelve(index, Stage::Closing);
-        fx.close.push(connection);
+        fx.close([connection]);
     }
 
     /// It takes no more exchanges, and this is why.
@@ -321,7 +321,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         let record = &self.records[index];
         if record.why.is_some() && matches!(record.stage, Stage::Shared { streams: 0, .. }) {
             let (connection, _) = self.unshelve(index, Stage::Closing);
-            fx.close.push(connection);
+            fx.close([connection]);
         }
     }
 
@@ -351,7 +351,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             Stage::Idle { .. } | Stage::Shared { .. } => {
                 self.doom(id.index, Why::Lost);
                 let (connection, _) = self.unshelve(id.index, Stage::Closing);
-                fx.close.push(connection);
+                fx.close([connection]);
             }
             _ => {}
         }
@@ -367,7 +367,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         self.reindex(host);
         self.forget_if_cold(host);
         if self.shut && self.counts.open() == 0 {
-            fx.wake.append(&mut self.closers);
+            fx.wake(self.closers.drain(..));
         }
     }
 
@@ -480,7 +480,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
     pub(super) fn tell(&self, id: RecordId, what: impl FnOnce() -> What, fx: &mut Effects<K, C>) {
         if self.observed {
             let origin = self.hosts[self.records[id.index].host].key.clone();
-            fx.told.push(Event { origin, connection: id.serial, what: what() });
+            fx.tell(Event { origin, connection: id.serial, what: what() });
         }
     }
 }

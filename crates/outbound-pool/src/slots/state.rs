@@ -217,14 +217,16 @@ pub(crate) enum Refusal {
 }
 
 /// What is to be done once the lock has been let go: user code runs here, so it may come back to us.
-pub(super) struct Effects<K, C> {
-    pub(super) wake: Vec<Waker>,
-    /// Wakers nobody waits with any more: dropping one is user code too.
-    pub(super) forget: Option<Waker>,
-    /// What connections have given back.
-    pub(super) shed: Vec<Box<dyn Send>>,
-    pub(super) close: Vec<C>,
-    pub(super) told: Vec<Event<K>>,
+pub(super) struct Effects<K, C>(Vec<Effect<K, C>>);
+
+pub(super) enum Effect<K, C> {
+    Wake(Waker),
+    /// A waker nobody waits with any more: dropping one is user code too.
+    Forget(Waker),
+    /// What a connection has given back.
+    Shed(Box<dyn Send>),
+    Close(C),
+    Tell(Event<K>),
 }
 
 /// Who asks for a connection, and how.
@@ -371,12 +373,12 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
     pub(super) fn deregister(&mut self, waiter: usize, now: Now, fx: &mut Effects<K, C>) {
         self.withdraw(waiter);
         let Waiter { host, grant, waker, .. } = self.waiters.remove(waiter);
-        fx.forget = waker;
+        fx.forget(waker);
         self.hosts[host].registered -= 1;
         match grant {
             Some(Grant::Reuse(Reuse { id, connection, .. })) => {
                 let left = self.release(id, connection, now, fx);
-                fx.close.extend(left);
+                fx.close(left);
             }
             Some(Grant::Dial(id)) => self.free(id, fx),
             None => {}
@@ -426,7 +428,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         fx: &mut Effects<K, C>,
     ) {
         if !self.is_current(id) {
-            return fx.close.push(connection);
+            return fx.close([connection]);
         }
         self.opened(id, used.since, Nature::Shared);
         let room = room.max(1);
@@ -673,15 +675,40 @@ impl<C> Linked for Record<C> {
 
 impl<K, C> Effects<K, C> {
     pub(super) const fn none() -> Self {
-        Self { wake: Vec::new(), forget: None, shed: Vec::new(), close: Vec::new(), told: Vec::new() }
+        Self(Vec::new())
     }
 
     pub(super) const fn is_none(&self) -> bool {
-        self.wake.is_empty()
-            && self.forget.is_none()
-            && self.shed.is_empty()
-            && self.close.is_empty()
-            && self.told.is_empty()
+        self.0.is_empty()
+    }
+
+    pub(super) fn wake(&mut self, wakers: impl IntoIterator<Item = Waker>) {
+        self.0.extend(wakers.into_iter().map(Effect::Wake));
+    }
+
+    pub(super) fn forget(&mut self, waker: Option<Waker>) {
+        self.0.extend(waker.map(Effect::Forget));
+    }
+
+    pub(super) fn shed(&mut self, shed: Option<Box<dyn Send>>) {
+        self.0.extend(shed.map(Effect::Shed));
+    }
+
+    pub(super) fn close(&mut self, connections: impl IntoIterator<Item = C>) {
+        self.0.extend(connections.into_iter().map(Effect::Close));
+    }
+
+    pub(super) fn tell(&mut self, event: Event<K>) {
+        self.0.push(Effect::Tell(event));
+    }
+}
+
+impl<K, C> IntoIterator for Effects<K, C> {
+    type Item = Effect<K, C>;
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }
 
