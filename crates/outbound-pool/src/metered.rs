@@ -7,7 +7,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Counts what passes: above the socket, below the protocol.
@@ -23,7 +22,7 @@ pub(crate) trait Meter {
 }
 
 pub(crate) struct Metered<T, M, S> {
-    io: TokioIo<T>,
+    io: T,
     meter: Arc<M>,
     /// Declared last: dropped when the socket has been.
     _slot: S,
@@ -31,7 +30,7 @@ pub(crate) struct Metered<T, M, S> {
 
 impl<T, M: Meter, S> Metered<T, M, S> {
     pub(crate) fn new(io: T, meter: Arc<M>, slot: S) -> Self {
-        Self { io: TokioIo::new(io), meter, _slot: slot }
+        Self { io, meter, _slot: slot }
     }
 
     fn wrote(&self, written: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
@@ -42,7 +41,7 @@ impl<T, M: Meter, S> Metered<T, M, S> {
     }
 }
 
-impl<T: hyper::rt::Read + Unpin, M: Meter, S: Unpin> AsyncRead for Metered<T, M, S> {
+impl<T: AsyncRead + Unpin, M: Meter, S: Unpin> AsyncRead for Metered<T, M, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -54,7 +53,7 @@ impl<T: hyper::rt::Read + Unpin, M: Meter, S: Unpin> AsyncRead for Metered<T, M,
     }
 }
 
-impl<T: hyper::rt::Write + Unpin, M: Meter, S: Unpin> AsyncWrite for Metered<T, M, S> {
+impl<T: AsyncWrite + Unpin, M: Meter, S: Unpin> AsyncWrite for Metered<T, M, S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
         self.wrote(written, buf.len())

@@ -85,7 +85,7 @@ impl Http1 {
     where
         T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
-        let io: Box<dyn Transport> = Box::new(io);
+        let io: Box<dyn Transport> = Box::new(TokioIo::new(io));
         let wire = Arc::new(Wire::new(http.max_head_size));
         let io = TokioIo::new(Metered::new(io, wire.clone(), slot.clone()));
         let (sender, driver, task) = driver::drive(io).ok_or("hyper did not take the connection")?;

@@ -23,9 +23,9 @@ use super::wire::Wire;
 use crate::{connection::Slot, metered::Metered, upload::Upload};
 
 /// A connector's connection, of whatever type.
-pub(super) trait Transport: hyper::rt::Read + hyper::rt::Write + Unpin + Send {}
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<T: hyper::rt::Read + hyper::rt::Write + Unpin + Send> Transport for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
 
 pub(super) type Io = TokioIo<Metered<Box<dyn Transport>, Wire, Arc<Slot>>>;
 

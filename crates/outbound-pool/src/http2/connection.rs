@@ -15,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
+use hyper_util::rt::TokioIo;
 use outbound_core::{BoxError, ConnectionInfo, Elapsed, Established, Phase};
 use tokio::{
     sync::mpsc,
@@ -83,7 +84,7 @@ impl Http2 {
         T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
         let traffic = Arc::new(Traffic::default());
-        let io = Metered::new(io, traffic.clone(), slot.clone());
+        let io = Metered::new(TokioIo::new(io), traffic.clone(), slot.clone());
         let opening = async {
             let (sender, mut connection) = builder(http).handshake::<_, Bytes>(io).await?;
             std::future::poll_fn(|cx| {

@@ -15,6 +15,7 @@ use h2::{
     client::{Connection, SendRequest},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     sync::mpsc,
     time::{Instant, Sleep, sleep},
 };
@@ -54,7 +55,7 @@ struct KeepAlive {
 
 impl<T> Driver<T>
 where
-    T: hyper::rt::Read + hyper::rt::Write + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
     pub(super) fn new(
         mut connection: Connection<Metered<T, Traffic, Arc<Slot>>, Bytes>,
