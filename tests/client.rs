@@ -12,7 +12,7 @@ use std::{
 use http::{HeaderMap, Method, StatusCode, Version, header::AUTHORIZATION};
 use outbound::{
     Body, BoxError, Client, ClientExt, Delivery, Elapsed, Failure, Kind, LeakGuardLayer, Overloaded, Phase,
-    ResponseExt,
+    ResponseExt, TelemetryLayer,
     client::{ClientBuilder, Concurrency, Contradiction},
     find,
     guard::Leak,
@@ -26,6 +26,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::Instant,
 };
+use tracing::{
+    Event, Id, Metadata, Subscriber,
+    span::{Attributes, Record},
+    subscriber::set_default,
+};
 
 type Row = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
 
@@ -37,7 +42,7 @@ const SETTINGS: &[Row] = rows! {
     base_url default_header secret_header bearer_auth basic_auth
     total_timeout head_timeout read_timeout write_timeout pool_timeout resolve_timeout connect_timeout tls_timeout
     max_connections max_connections_per_host max_idle max_idle_per_host idle_timeout max_lifetime max_waiting
-    protocols http2_prior_knowledge proxy leak_guard tls_config
+    protocols http2_prior_knowledge proxy leak_guard telemetry tls_config
     max_attempts backoff retry_after_cap retry_budget idempotency_key concurrency redirects decompression
 };
 
@@ -54,7 +59,10 @@ fn every_setting_does_what_it_says() {
 /// A setting without a row is not tested, and one without a line in the docs has no stated default.
 #[test]
 fn no_setting_is_forgotten() {
-    let source = include_str!("../crates/outbound/src/client/builder.rs");
+    let source = concat!(
+        include_str!("../crates/outbound/src/client/builder.rs"),
+        include_str!("../crates/outbound/src/client/telemetry.rs")
+    );
     let plain =
         source.lines().filter_map(|line| line.trim_start().strip_prefix("pub fn ")?.split(['(', '<']).next());
     // Inside `settings!`: `name: Type,`.
@@ -440,6 +448,44 @@ async fn leak_guard() {
     }
 }
 
+/// One span for each attempt, each of which the server sees. What is told in detail is the facade's own tests' affair.
+async fn telemetry() {
+    let meter = opentelemetry::global::meter("test");
+    let (on, off) = (TelemetryLayer::new(&meter), TelemetryLayer::off());
+    for (name, layer, attempts_told) in [("none", None, 0), ("off", Some(off), 0), ("on", Some(on), 3)] {
+        let spans = Spans::default();
+        let _listening = set_default(spans.clone());
+        let client = match layer {
+            Some(layer) => builder().telemetry("users", layer),
+            None => builder(),
+        };
+        assert_eq!(attempts(client, Method::GET, busy()).await.0, 3, "{name}");
+        assert_eq!(*spans.0.lock().unwrap(), vec!["http.client.request"; attempts_told], "{name}");
+    }
+}
+
+/// The names of the spans that were made.
+#[derive(Clone, Default)]
+struct Spans(Arc<Mutex<Vec<&'static str>>>);
+
+impl Subscriber for Spans {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_span() && metadata.target().starts_with("outbound")
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let mut spans = self.0.lock().unwrap();
+        spans.push(span.metadata().name());
+        Id::from_u64(spans.len() as u64)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, _: &Event<'_>) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
 async fn tls_config() {
     let certificate = Certificate::local();
     let script = Script::new().forever(Script::new().exchange(Answer::new(200, "hello")));
@@ -790,6 +836,12 @@ fn it_describes_itself_and_its_contradictions() {
         let client = builder.build().unwrap();
         assert_eq!(client.describe().contradictions(), contradiction.as_slice(), "{name}");
     }
+    let told = builder().telemetry("users", TelemetryLayer::new(&opentelemetry::global::meter("test")));
+    let told = told.build().unwrap().describe().to_string();
+    let line = "\ntelemetry      a span and a measurement of each attempt, gauges as \"users\"\nlimit ";
+    assert!(told.contains(line), "{told}");
+    let off = builder().telemetry("users", TelemetryLayer::off()).build().unwrap();
+    assert_eq!(off.describe().to_string(), plain.describe().to_string());
     let every = Duration::from_secs(300);
     let other = builder().max_lifetime(every).protocols(Protocols::Http2).http2_prior_knowledge(true).build();
     let other = other.unwrap().describe().to_string();

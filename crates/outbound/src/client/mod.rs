@@ -29,6 +29,7 @@
 //! | `tower_http::follow_redirect` | if switched on, with a policy that lets no credentials cross origins |
 //! | `tower_http::decompression` | gzip, deflate and Brotli |
 //! | [`RetryLayer`](outbound_retry::RetryLayer) | what is safe to send again, within a budget |
+//! | `TelemetryLayer` | if set (feature `telemetry`), a span and measurements of each attempt; inside retry, so that none hides another, and outside the rest, so that waiting for a turn and for a connection is measured too |
 //! | [`ConcurrencyLimitLayer`](outbound_limit::ConcurrencyLimitLayer) or [`AdaptiveLimitLayer`](outbound_limit::AdaptiveLimitLayer) | if set, a permit per attempt until its body has ended; inside retry, so that a call asleep in backoff holds none |
 //! | [`TimeoutLayer`](outbound_timeout::TimeoutLayer) | head, read and write of one attempt |
 //! | [`LeakGuardLayer`](outbound_guard::LeakGuardLayer) | who holds which response, and from which line of code |
@@ -71,6 +72,7 @@
 //! | `max_waiting` | 4,096 | a queue is finite |
 //! | `redirects` | 0: none is followed | an API that redirects is news to its caller, and following is how credentials leak |
 //! | `decompression` | on | text is a tenth of its size on the wire |
+//! | `telemetry` (feature `telemetry`) | none: without it nothing is there to cost anything | whom to tell is the program's affair |
 //! | `leak_guard` | on: told after 10 s, once a minute and line | it costs next to nothing, and is wanted when it is too late to switch it on |
 //! | `proxy` | as `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say | where there is one, there is no other way out |
 //! | `protocols` | HTTP/2 or HTTP/1.1, as the server chooses by ALPN | fewer connections and handshakes where it can |
@@ -88,6 +90,8 @@ mod describe;
 mod limit;
 mod redirect;
 mod settings;
+#[cfg_attr(not(feature = "telemetry"), path = "untold.rs")]
+mod telemetry;
 
 use std::{
     fmt,
@@ -98,7 +102,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use http_body::{Frame, SizeHint};
 use outbound_core::{BoxError, OnEnd};
 use outbound_guard::{GuardedBody, LeakDetector, LeakGuard};
@@ -122,7 +126,12 @@ pub use self::{
     describe::{Contradiction, Description},
     limit::Concurrency,
 };
-use self::{defaults::WithDefaults, limit::Limit, redirect::NoCredentials};
+use self::{
+    defaults::WithDefaults,
+    limit::Limit,
+    redirect::NoCredentials,
+    telemetry::{Measured, Told, ToldBody, Watches},
+};
 use crate::Body;
 
 /// A client: a preset stack over a pool. See the [module](self) for all its settings and their defaults.
@@ -141,18 +150,21 @@ struct About {
     description: Description,
     /// What a call may take, and so the end of all calls.
     total: Duration,
+    _watches: Watches,
 }
 
 /// What opens the connections of a [`Client`]: TLS to the server, over a proxy, over TLS to the proxy.
-pub type Connector = Tls<Proxy<Tls<Tcp>>>;
+#[derive(Clone, Debug)]
+pub struct Connector(Opens);
 
-type Attempted = Limit<Timeout<LeakGuard<Pool<Connector>>>>;
+type Opens = Measured<Tls<Proxy<Tls<Tcp>>>>;
+type Attempted = Told<Limit<Timeout<LeakGuard<Pool<Connector>>>>>;
 type Decompressed = Decompression<Retry<Attempted>>;
 type Redirected = Either<FollowRedirect<Decompressed, NoCredentials>, Decompressed>;
 type Stack = WithDefaults<WithDeadline<Redirected>>;
 type Called = <Stack as Service<Request<Body>>>::Future;
-type InnerBody = TimeoutBody<DecompressionBody<OnEnd<AttemptBody, outbound_limit::Release>>>;
-type AttemptBody = TimeoutBody<GuardedBody<outbound_pool::Body>>;
+type InnerBody = TimeoutBody<DecompressionBody<AttemptBody>>;
+type AttemptBody = ToldBody<OnEnd<TimeoutBody<GuardedBody<outbound_pool::Body>>, outbound_limit::Release>>;
 
 pin_project! {
     /// The response of a [`Client`] to come. Dropping it gives up whatever is being done.
@@ -233,6 +245,22 @@ impl Service<Request<Body>> for Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
+// === Connector ===
+
+impl Service<Uri> for Connector {
+    type Response = <Opens as Service<Uri>>::Response;
+    type Error = <Opens as Service<Uri>>::Error;
+    type Future = <Opens as Service<Uri>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        self.0.call(uri)
     }
 }
 
