@@ -17,6 +17,7 @@ fn descriptors_are_those_of_this_process() {
     counted();
     told_when_a_fifth_is_left();
     told_once_and_counted_once_a_second();
+    told_when_none_is_left_to_count_with();
 }
 
 fn counted() {
@@ -60,7 +61,7 @@ fn told_once_and_counted_once_a_second() {
             .spare_descriptors(10)
             .callback(move |_| tell.lock().unwrap().push(begun.elapsed()))
             .pair();
-        let all = || open(detector.descriptors().unwrap().left());
+        let few_left = || open(detector.descriptors().unwrap().left() - 5);
         let mut files = Vec::new();
         #[rustfmt::skip]
         let counts = [
@@ -76,7 +77,7 @@ fn told_once_and_counted_once_a_second() {
         for (name, at, is_short, told) in counts {
             tokio::time::advance(begun + Duration::from_millis(at) - Instant::now()).await;
             match is_short {
-                true if files.is_empty() => files = all(),
+                true if files.is_empty() => files = few_left(),
                 true => {}
                 false => files.clear(),
             }
@@ -85,6 +86,19 @@ fn told_once_and_counted_once_a_second() {
             assert_eq!(std::mem::take(&mut *found.lock().unwrap()), expected, "{name}");
         }
     });
+}
+
+fn told_when_none_is_left_to_count_with() {
+    let found: Arc<Mutex<Vec<String>>> = Arc::default();
+    let tell = found.clone();
+    let builder = LeakGuardLayer::builder();
+    let (_layer, detector) = builder.callback(move |leak| tell.lock().unwrap().push(leak.to_string())).pair();
+    let files: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    let descriptors = detector.descriptors();
+    Construction::announce("client");
+    drop(files);
+    assert_eq!(descriptors.map(|descriptors| descriptors.left()), Some(0));
+    assert_eq!(*found.lock().unwrap(), ["100 of 100 file descriptors are open"]);
 }
 
 fn open(files: u64) -> Vec<File> {
