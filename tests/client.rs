@@ -1,6 +1,7 @@
 //! Every setting of the preset `Client` does what it says, as the server sees it.
 
 use std::{
+    fmt::Debug,
     future::Future,
     net::SocketAddr,
     pin::Pin,
@@ -27,7 +28,8 @@ use tokio::{
     time::Instant,
 };
 use tracing::{
-    Event, Id, Metadata, Subscriber,
+    Event, Id, Level, Metadata, Subscriber,
+    field::Field,
     span::{Attributes, Record},
     subscriber::set_default,
 };
@@ -468,6 +470,10 @@ async fn telemetry() {
 #[derive(Clone, Default)]
 struct Spans(Arc<Mutex<Vec<&'static str>>>);
 
+/// What was warned of.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
 impl Subscriber for Spans {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.is_span() && metadata.target().starts_with("outbound")
@@ -482,6 +488,26 @@ impl Subscriber for Spans {
     fn record(&self, _: &Id, _: &Record<'_>) {}
     fn record_follows_from(&self, _: &Id, _: &Id) {}
     fn event(&self, _: &Event<'_>) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.target().starts_with("outbound::client")
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        assert_eq!(*event.metadata().level(), Level::WARN);
+        event.record(&mut |_: &Field, value: &dyn Debug| self.0.lock().unwrap().push(format!("{value:?}")));
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
     fn enter(&self, _: &Id) {}
     fn exit(&self, _: &Id) {}
 }
@@ -809,33 +835,78 @@ fn it_describes_itself_and_its_contradictions() {
     assert_eq!(plain.describe().contradictions(), []);
     assert_eq!((plain.describe().attempts(), plain.describe().time()), (3, Some(60 * SECOND)));
     let total = 10 * SECOND;
-    let never =
-        |setting, seconds: u32| Contradiction::NeverRunsOut { setting, limit: seconds * SECOND, total };
+    let never = |setting, seconds: u32| {
+        let line = format!("{setting} ({seconds}s) never runs out: total_timeout (10s) does before");
+        Some((Contradiction::NeverRunsOut { setting, limit: seconds * SECOND, total }, line))
+    };
+    let unfit = |attempts, head| {
+        let line = format!("{attempts} attempts of up to {head}s do not fit into total_timeout (10s)");
+        Some((Contradiction::AttemptsDoNotFit { attempts, head: head * SECOND, total }, line))
+    };
+    let permits = |concurrency| {
+        let line = format!(
+            "concurrency ({concurrency}) is above max_connections (512): permits are held by calls that wait for a connection"
+        );
+        Some((Contradiction::MorePermitsThanConnections { concurrency, connections: 512 }, line))
+    };
+    let fewer = |idle| {
+        let line = format!(
+            "max_idle_per_host ({idle}) is below max_connections_per_host (128): under load connections are opened anew again and again"
+        );
+        Some((Contradiction::FewerIdleThanOpen { idle, open: 128 }, line))
+    };
     let short = || {
         let short =
             Client::builder().total_timeout(10 * SECOND).head_timeout(3 * SECOND).pool_timeout(SECOND);
         short.read_timeout(SECOND).write_timeout(SECOND).retry_after_cap(SECOND)
     };
+    let streams = || short().concurrency(513).protocols(Protocols::Http2);
     #[rustfmt::skip]
     let cases = [
-        ("none",      short(),                                        None),
-        ("head",      short().head_timeout(10 * SECOND),              Some(never("head_timeout", 10))),
-        ("connect",   short().connect_timeout(11 * SECOND),           Some(never("connect_timeout", 11))),
-        ("wait",      short().retry_after_cap(20 * SECOND),           Some(never("retry_after_cap", 20))),
-        ("no limit",  short().read_timeout(Duration::MAX),            None),
-        ("no total",  short().total_timeout(Duration::MAX),           None),
-        ("attempts",  short().max_attempts(4),
-            Some(Contradiction::AttemptsDoNotFit { attempts: 4, head: 3 * SECOND, total })),
-        ("permits",   short().concurrency(513),
-            Some(Contradiction::MorePermitsThanConnections { concurrency: 513, connections: 512 })),
-        ("streams",   short().concurrency(513).protocols(Protocols::Http2).http2_prior_knowledge(true), None),
-        ("idle",      short().max_idle_per_host(2),
-            Some(Contradiction::FewerIdleThanOpen { idle: 2, open: 128 })),
+        ("none",              short(),                               None),
+        ("head",              short().head_timeout(10 * SECOND),     never("head_timeout", 10)),
+        ("read",              short().read_timeout(10 * SECOND),     never("read_timeout", 10)),
+        ("write",             short().write_timeout(11 * SECOND),    never("write_timeout", 11)),
+        ("pool",              short().pool_timeout(11 * SECOND),     never("pool_timeout", 11)),
+        ("resolve",           short().resolve_timeout(11 * SECOND),  never("resolve_timeout", 11)),
+        ("connect",           short().connect_timeout(11 * SECOND),  never("connect_timeout", 11)),
+        ("tls",               short().tls_timeout(11 * SECOND),      never("tls_timeout", 11)),
+        ("wait",              short().retry_after_cap(20 * SECOND),  never("retry_after_cap", 20)),
+        ("shorter by a bit",  short().pool_timeout(total - Duration::from_nanos(1)), None),
+        ("no limit",          short().read_timeout(Duration::MAX),   None),
+        ("no total",          short().total_timeout(Duration::MAX),  None),
+        ("attempts",          short().max_attempts(4),               unfit(4, 3)),
+        ("attempts that fit", short().head_timeout(5 * SECOND).max_attempts(2), None),
+        ("permits",           short().concurrency(513),              permits(513)),
+        ("permits that fit",  short().concurrency(512),              None),
+        ("permits, learnt",   short().concurrency(Concurrency::adaptive(Aimd::default())), None),
+        ("streams over TLS",  streams(),                             permits(513)),
+        ("streams",           streams().http2_prior_knowledge(true), None),
+        ("idle",              short().max_idle_per_host(127),        fewer(127)),
+        ("all idle",          short().max_idle_per_host(128),        None),
+        ("none idle",         short().max_idle_per_host(0),          None),
     ];
-    for (name, builder, contradiction) in cases {
-        let client = builder.build().unwrap();
+    for (name, builder, expected) in cases {
+        let warnings = Warnings::default();
+        let client = {
+            let _listening = set_default(warnings.clone());
+            builder.build().unwrap()
+        };
+        let (contradiction, line) = expected.unzip();
         assert_eq!(client.describe().contradictions(), contradiction.as_slice(), "{name}");
+        // It is told twice: in the description, and when it is built.
+        let described = client.describe().to_string();
+        let told: Vec<_> =
+            described.lines().filter_map(|line| line.strip_prefix("contradiction  ")).collect();
+        assert_eq!(told, line.as_slice(), "{name}");
+        let warned = line.map(|line| format!("client: {line}"));
+        assert_eq!(*warnings.0.lock().unwrap(), warned.as_slice(), "{name}");
     }
+    let endless = short().total_timeout(Duration::MAX).build().unwrap();
+    assert_eq!(endless.describe().time(), None);
+    let endless = endless.describe().to_string();
+    assert!(endless.contains("deadline       no limit for the whole call"), "{endless}");
+    assert!(endless.ends_with("worst case     3 requests, for ever"), "{endless}");
     let told = builder().telemetry("users", TelemetryLayer::new(&opentelemetry::global::meter("test")));
     let told = told.build().unwrap().describe().to_string();
     let line = "\ntelemetry      a span and a measurement of each attempt, gauges as \"users\"\nlimit ";

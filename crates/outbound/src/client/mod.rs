@@ -79,6 +79,58 @@
 //! | `http2_prior_knowledge` | off | over plain connections few servers speak it unasked |
 //! | `tls_config` | Mozilla's roots, compiled in; without that feature the operating system's; without either it has to be given | the same everywhere |
 //!
+//! # Coming from reqwest
+//!
+//! | there | here |
+//! |---|---|
+//! | `Client::new()`, `reqwest::get(url)` | [`Client::builder`]`().build()?`; nothing for a single call, which would open a connection for it |
+//! | `.get(url)`, `.json(&value)`, `.query(…)`, `.form(…)`, `.bearer_auth(…)`, `.body(…)`, `.send().await?` | the same, of [`ClientExt`](crate::ClientExt) |
+//! | `.header(name, value)` adds a field | it replaces what there is of that name |
+//! | a URL with spaces or umlauts is encoded | a [`Uri`] has to be; `.query(…)` encodes its pairs |
+//! | `.timeout(…)` of a request | [`deadline`](crate::RequestBuilder::deadline) |
+//! | `.timeout(…)` of a client, none by default | [`total_timeout`](ClientBuilder::total_timeout), 60 s: its retries and the body included |
+//! | `.user_agent(…)`, `.default_headers(…)` | [`default_header`](ClientBuilder::default_header), one by one |
+//! | `.json().await?`, `.text().await?`, `.bytes().await?` | the same, of [`ResponseExt`](crate::ResponseExt); more than 16 MiB only if asked for, with `json_within` and its like |
+//! | `.error_for_status()?` | `.error_for_status().await?`: it keeps the first 8 KiB of what the server says |
+//! | `.chunk()`, `.bytes_stream()` | `into_body()`, an [`http_body::Body`] |
+//! | `.url()` | the extension `tower_http::follow_redirect::RequestUri` of the response, if redirects are on |
+//! | redirects are followed | [`redirects`](ClientBuilder::redirects), none by default |
+//! | nothing is retried | what is safe to send again is, twice; [`max_attempts(1)`](ClientBuilder::max_attempts) to leave it |
+//! | any number of connections | [`max_connections_per_host`](ClientBuilder::max_connections_per_host), 128; others wait |
+//! | `.add_root_certificate(…)`, `.identity(…)`, `.danger_accept_invalid_certs(…)` | [`tls_config`](ClientBuilder::tls_config), by [`rustls`](crate::rustls) |
+//! | `error.is_timeout()`, `.is_connect()`, `.status()` | [`Failure::of`](outbound_core::Failure::of)`(&*error)`: `kind()`, `phase()`; [`find`](outbound_core::find)`::<`[`StatusError`](crate::StatusError)`>(&*error)` |
+//! | `reqwest::Error` in an `anyhow::Result` | `.map_err(anyhow::Error::from_boxed)?`: a [`BoxError`] is a box and no `Error` itself |
+//! | `reqwest::blocking` | `build_blocking` (feature `blocking`), of the same builder |
+//! | cookie stores, multipart forms, HTTP/3 | not there |
+//!
+//! ```no_run
+//! use std::pin::pin;
+//! use http_body_util::BodyExt;
+//! use outbound::{Client, ClientExt, Failure, Kind, ResponseExt, StatusError, find};
+//!
+//! # async fn call(client: Client) -> Result<(), outbound::BoxError> {
+//! let answered = async { client.get("/download").send().await?.error_for_status().await };
+//! match answered.await {
+//!     Ok(response) => {
+//!         let mut body = pin!(response.into_body());
+//!         while let Some(frame) = body.frame().await {
+//!             if let Ok(data) = frame?.into_data() {
+//!                 println!("{} bytes", data.len());
+//!             }
+//!         }
+//!     }
+//!     Err(error) => match Failure::of(&*error).kind() {
+//!         Kind::Timeout | Kind::Overloaded => eprintln!("later: {error}"),
+//!         _ => match find::<StatusError>(&*error) {
+//!             Some(answer) => eprintln!("{}: {:?}", answer.status(), answer.body()),
+//!             None => return Err(error),
+//!         },
+//!     },
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Growing out of it
 //! `Client` is a `tower::Service` like any other: [`layer`](Client::layer) puts a layer around it, and every method of
 //! [`ClientExt`](crate::ClientExt) works on the result. To put one further inside, spell the stack out; it is the
