@@ -1,6 +1,7 @@
 //! Every setting of the preset `Client` does what it says, as the server sees it.
 
 use std::{
+    fmt::Debug,
     future::Future,
     net::SocketAddr,
     pin::Pin,
@@ -12,7 +13,7 @@ use std::{
 use http::{HeaderMap, Method, StatusCode, Version, header::AUTHORIZATION};
 use outbound::{
     Body, BoxError, Client, ClientExt, Delivery, Elapsed, Failure, Kind, LeakGuardLayer, Overloaded, Phase,
-    ResponseExt,
+    ResponseExt, TelemetryLayer,
     client::{ClientBuilder, Concurrency, Contradiction},
     find,
     guard::Leak,
@@ -26,6 +27,12 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::Instant,
 };
+use tracing::{
+    Event, Id, Level, Metadata, Subscriber,
+    field::Field,
+    span::{Attributes, Record},
+    subscriber::set_default,
+};
 
 type Row = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
 
@@ -37,7 +44,7 @@ const SETTINGS: &[Row] = rows! {
     base_url default_header secret_header bearer_auth basic_auth
     total_timeout head_timeout read_timeout write_timeout pool_timeout resolve_timeout connect_timeout tls_timeout
     max_connections max_connections_per_host max_idle max_idle_per_host idle_timeout max_lifetime max_waiting
-    protocols http2_prior_knowledge proxy leak_guard tls_config
+    protocols http2_prior_knowledge proxy leak_guard telemetry tls_config
     max_attempts backoff retry_after_cap retry_budget idempotency_key concurrency redirects decompression
 };
 
@@ -54,7 +61,10 @@ fn every_setting_does_what_it_says() {
 /// A setting without a row is not tested, and one without a line in the docs has no stated default.
 #[test]
 fn no_setting_is_forgotten() {
-    let source = include_str!("../crates/outbound/src/client/builder.rs");
+    let source = concat!(
+        include_str!("../crates/outbound/src/client/builder.rs"),
+        include_str!("../crates/outbound/src/client/telemetry.rs")
+    );
     let plain =
         source.lines().filter_map(|line| line.trim_start().strip_prefix("pub fn ")?.split(['(', '<']).next());
     // Inside `settings!`: `name: Type,`.
@@ -440,6 +450,68 @@ async fn leak_guard() {
     }
 }
 
+/// One span for each attempt, each of which the server sees. What is told in detail is the facade's own tests' affair.
+async fn telemetry() {
+    let meter = opentelemetry::global::meter("test");
+    let (on, off) = (TelemetryLayer::new(&meter), TelemetryLayer::off());
+    for (name, layer, attempts_told) in [("none", None, 0), ("off", Some(off), 0), ("on", Some(on), 3)] {
+        let spans = Spans::default();
+        let _listening = set_default(spans.clone());
+        let client = match layer {
+            Some(layer) => builder().telemetry("users", layer),
+            None => builder(),
+        };
+        assert_eq!(attempts(client, Method::GET, busy()).await.0, 3, "{name}");
+        assert_eq!(*spans.0.lock().unwrap(), vec!["http.client.request"; attempts_told], "{name}");
+    }
+}
+
+/// The names of the spans that were made.
+#[derive(Clone, Default)]
+struct Spans(Arc<Mutex<Vec<&'static str>>>);
+
+/// What was warned of.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Subscriber for Spans {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_span() && metadata.target().starts_with("outbound")
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let mut spans = self.0.lock().unwrap();
+        spans.push(span.metadata().name());
+        Id::from_u64(spans.len() as u64)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, _: &Event<'_>) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.target().starts_with("outbound::client")
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        assert_eq!(*event.metadata().level(), Level::WARN);
+        event.record(&mut |_: &Field, value: &dyn Debug| self.0.lock().unwrap().push(format!("{value:?}")));
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
 async fn tls_config() {
     let certificate = Certificate::local();
     let script = Script::new().forever(Script::new().exchange(Answer::new(200, "hello")));
@@ -763,33 +835,84 @@ fn it_describes_itself_and_its_contradictions() {
     assert_eq!(plain.describe().contradictions(), []);
     assert_eq!((plain.describe().attempts(), plain.describe().time()), (3, Some(60 * SECOND)));
     let total = 10 * SECOND;
-    let never =
-        |setting, seconds: u32| Contradiction::NeverRunsOut { setting, limit: seconds * SECOND, total };
+    let never = |setting, seconds: u32| {
+        let line = format!("{setting} ({seconds}s) never runs out: total_timeout (10s) does before");
+        Some((Contradiction::NeverRunsOut { setting, limit: seconds * SECOND, total }, line))
+    };
+    let unfit = |attempts, head| {
+        let line = format!("{attempts} attempts of up to {head}s do not fit into total_timeout (10s)");
+        Some((Contradiction::AttemptsDoNotFit { attempts, head: head * SECOND, total }, line))
+    };
+    let permits = |concurrency| {
+        let line = format!(
+            "concurrency ({concurrency}) is above max_connections (512): permits are held by calls that wait for a connection"
+        );
+        Some((Contradiction::MorePermitsThanConnections { concurrency, connections: 512 }, line))
+    };
+    let fewer = |idle| {
+        let line = format!(
+            "max_idle_per_host ({idle}) is below max_connections_per_host (128): under load connections are opened anew again and again"
+        );
+        Some((Contradiction::FewerIdleThanOpen { idle, open: 128 }, line))
+    };
     let short = || {
         let short =
             Client::builder().total_timeout(10 * SECOND).head_timeout(3 * SECOND).pool_timeout(SECOND);
         short.read_timeout(SECOND).write_timeout(SECOND).retry_after_cap(SECOND)
     };
+    let streams = || short().concurrency(513).protocols(Protocols::Http2);
     #[rustfmt::skip]
     let cases = [
-        ("none",      short(),                                        None),
-        ("head",      short().head_timeout(10 * SECOND),              Some(never("head_timeout", 10))),
-        ("connect",   short().connect_timeout(11 * SECOND),           Some(never("connect_timeout", 11))),
-        ("wait",      short().retry_after_cap(20 * SECOND),           Some(never("retry_after_cap", 20))),
-        ("no limit",  short().read_timeout(Duration::MAX),            None),
-        ("no total",  short().total_timeout(Duration::MAX),           None),
-        ("attempts",  short().max_attempts(4),
-            Some(Contradiction::AttemptsDoNotFit { attempts: 4, head: 3 * SECOND, total })),
-        ("permits",   short().concurrency(513),
-            Some(Contradiction::MorePermitsThanConnections { concurrency: 513, connections: 512 })),
-        ("streams",   short().concurrency(513).protocols(Protocols::Http2).http2_prior_knowledge(true), None),
-        ("idle",      short().max_idle_per_host(2),
-            Some(Contradiction::FewerIdleThanOpen { idle: 2, open: 128 })),
+        ("none",              short(),                               None),
+        ("head",              short().head_timeout(10 * SECOND),     never("head_timeout", 10)),
+        ("read",              short().read_timeout(10 * SECOND),     never("read_timeout", 10)),
+        ("write",             short().write_timeout(11 * SECOND),    never("write_timeout", 11)),
+        ("pool",              short().pool_timeout(11 * SECOND),     never("pool_timeout", 11)),
+        ("resolve",           short().resolve_timeout(11 * SECOND),  never("resolve_timeout", 11)),
+        ("connect",           short().connect_timeout(11 * SECOND),  never("connect_timeout", 11)),
+        ("tls",               short().tls_timeout(11 * SECOND),      never("tls_timeout", 11)),
+        ("wait",              short().retry_after_cap(20 * SECOND),  never("retry_after_cap", 20)),
+        ("shorter by a bit",  short().pool_timeout(total - Duration::from_nanos(1)), None),
+        ("no limit",          short().read_timeout(Duration::MAX),   None),
+        ("no total",          short().total_timeout(Duration::MAX),  None),
+        ("attempts",          short().max_attempts(4),               unfit(4, 3)),
+        ("attempts that fit", short().head_timeout(5 * SECOND).max_attempts(2), None),
+        ("permits",           short().concurrency(513),              permits(513)),
+        ("permits that fit",  short().concurrency(512),              None),
+        ("permits, learnt",   short().concurrency(Concurrency::adaptive(Aimd::default())), None),
+        ("streams over TLS",  streams(),                             permits(513)),
+        ("streams",           streams().http2_prior_knowledge(true), None),
+        ("idle",              short().max_idle_per_host(127),        fewer(127)),
+        ("all idle",          short().max_idle_per_host(128),        None),
+        ("none idle",         short().max_idle_per_host(0),          None),
     ];
-    for (name, builder, contradiction) in cases {
-        let client = builder.build().unwrap();
+    for (name, builder, expected) in cases {
+        let warnings = Warnings::default();
+        let client = {
+            let _listening = set_default(warnings.clone());
+            builder.build().unwrap()
+        };
+        let (contradiction, line) = expected.unzip();
         assert_eq!(client.describe().contradictions(), contradiction.as_slice(), "{name}");
+        // It is told twice: in the description, and when it is built.
+        let described = client.describe().to_string();
+        let told: Vec<_> =
+            described.lines().filter_map(|line| line.strip_prefix("contradiction  ")).collect();
+        assert_eq!(told, line.as_slice(), "{name}");
+        let warned = line.map(|line| format!("client: {line}"));
+        assert_eq!(*warnings.0.lock().unwrap(), warned.as_slice(), "{name}");
     }
+    let endless = short().total_timeout(Duration::MAX).build().unwrap();
+    assert_eq!(endless.describe().time(), None);
+    let endless = endless.describe().to_string();
+    assert!(endless.contains("deadline       no limit for the whole call"), "{endless}");
+    assert!(endless.ends_with("worst case     3 requests, for ever"), "{endless}");
+    let told = builder().telemetry("users", TelemetryLayer::new(&opentelemetry::global::meter("test")));
+    let told = told.build().unwrap().describe().to_string();
+    let line = "\ntelemetry      a span and a measurement of each attempt, gauges as \"users\"\nlimit ";
+    assert!(told.contains(line), "{told}");
+    let off = builder().telemetry("users", TelemetryLayer::off()).build().unwrap();
+    assert_eq!(off.describe().to_string(), plain.describe().to_string());
     let every = Duration::from_secs(300);
     let other = builder().max_lifetime(every).protocols(Protocols::Http2).http2_prior_knowledge(true).build();
     let other = other.unwrap().describe().to_string();

@@ -3,6 +3,8 @@
 use std::{error::Error, fmt, time::Duration};
 
 use crate::{
+    context::Attempt,
+    origin::Origin,
     snapshot::Snapshot,
     units::Time,
     words::{Delivery, Phase},
@@ -18,13 +20,16 @@ pub struct Elapsed {
     name: &'static str,
     limit: Duration,
     took: Duration,
+    origin: Option<Origin>,
+    attempt: Option<Attempt>,
     snapshot: Option<Box<Snapshot>>,
 }
 
 impl Elapsed {
     /// `limit` ran out in `phase`, on time.
     pub fn new(phase: Phase, limit: Duration) -> Self {
-        Self { phase, name: phase.as_str(), limit, took: limit, snapshot: None }
+        let (origin, attempt, snapshot) = (None, None, None);
+        Self { phase, name: phase.as_str(), limit, took: limit, origin, attempt, snapshot }
     }
 
     /// The limit has a name of its own, as where several watch over one phase.
@@ -38,6 +43,20 @@ impl Elapsed {
     #[must_use]
     pub fn took(mut self, took: Duration) -> Self {
         self.took = took;
+        self
+    }
+
+    /// The request was on its way to `origin`: to be told where no exchange tells.
+    #[must_use]
+    pub fn to(mut self, origin: Origin) -> Self {
+        self.origin = Some(origin);
+        self
+    }
+
+    /// It was this attempt of the call: likewise.
+    #[must_use]
+    pub fn at(mut self, attempt: Attempt) -> Self {
+        self.attempt = Some(attempt);
         self
     }
 
@@ -74,6 +93,16 @@ impl Elapsed {
         self.took.saturating_sub(self.limit)
     }
 
+    /// Where the request was going, where it was known.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.snapshot().and_then(|snapshot| snapshot.origin.as_ref()).or(self.origin.as_ref())
+    }
+
+    /// Which attempt of the call it was, where a retry layer counts them.
+    pub fn attempt(&self) -> Option<Attempt> {
+        self.snapshot().and_then(|snapshot| snapshot.attempt).or(self.attempt)
+    }
+
     /// The exchange as it stood then, where it was known.
     pub fn snapshot(&self) -> Option<&Snapshot> {
         self.snapshot.as_deref()
@@ -92,7 +121,7 @@ impl Elapsed {
 
 impl fmt::Display for Elapsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(origin) = self.snapshot().and_then(|snapshot| snapshot.origin.as_ref()) {
+        if let Some(origin) = self.origin() {
             write!(f, "{origin}: ")?;
         }
         write!(f, "timed out after {} {}", Time(self.took), self.phase.doing())?;
@@ -103,9 +132,10 @@ impl fmt::Display for Elapsed {
         } else if let Some(name) = name {
             write!(f, " ({name})")?;
         }
-        match self.snapshot() {
-            Some(snapshot) => write!(f, ", {snapshot}"),
-            None => Ok(()),
+        match (self.snapshot(), self.attempt) {
+            (Some(snapshot), _) => write!(f, ", {snapshot}"),
+            (None, Some(attempt)) if attempt > Attempt::FIRST => write!(f, ", attempt {attempt}"),
+            (None, _) => Ok(()),
         }
     }
 }

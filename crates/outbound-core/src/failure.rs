@@ -31,6 +31,7 @@ pub struct Failure {
     delivery: Delivery,
     late_by: Duration,
     origin: Option<Origin>,
+    attempt: Option<Attempt>,
     snapshot: Option<Box<Snapshot>>,
 }
 
@@ -46,8 +47,9 @@ impl Failure {
             Self::told(transport.kind(), transport.snapshot())
         } else if let Some(elapsed) = elapsed {
             let delivery = elapsed.delivery();
+            let (origin, attempt) = (elapsed.origin().cloned(), elapsed.attempt());
             let snapshot = elapsed.snapshot().cloned().map(Box::new);
-            Self { snapshot, ..Self::new(Kind::Timeout, elapsed.phase(), delivery) }
+            Self { origin, attempt, snapshot, ..Self::new(Kind::Timeout, elapsed.phase(), delivery) }
         } else if let Some(overloaded) = find::<Overloaded>(error) {
             let origin = overloaded.origin().cloned();
             Self { origin, ..Self::new(Kind::Overloaded, Phase::Queue, Delivery::NotSent) }
@@ -97,7 +99,7 @@ impl Failure {
 
     /// Which attempt failed, if the error tells.
     pub fn attempt(&self) -> Option<Attempt> {
-        self.snapshot()?.attempt
+        self.attempt.or_else(|| self.snapshot()?.attempt)
     }
 
     /// Everything that is known of the exchange, if one of outbound's own errors is in the chain.
@@ -111,7 +113,8 @@ impl Failure {
     }
 
     pub(crate) fn new(kind: Kind, phase: impl Into<Option<Phase>>, delivery: Delivery) -> Self {
-        Self { kind, phase: phase.into(), delivery, late_by: Duration::ZERO, origin: None, snapshot: None }
+        let (origin, attempt, snapshot) = (None, None, None);
+        Self { kind, phase: phase.into(), delivery, late_by: Duration::ZERO, origin, attempt, snapshot }
     }
 
     fn told(kind: Kind, snapshot: &Snapshot) -> Self {

@@ -52,6 +52,7 @@ async fn elapsed() {
     let during = async |attempt, connection, phase| {
         Elapsed::new(phase, SEC).during(&exchange(attempt, connection, phase).await)
     };
+    let origin = || Origin::of(&"https://a.example/path".parse().unwrap()).unwrap();
     let rows = [
         ("queue", Elapsed::new(Phase::Queue, 2 * SEC), "timed out after 2 s waiting for its turn"),
         (
@@ -65,6 +66,16 @@ async fn elapsed() {
         ("send", Elapsed::new(Phase::Send, SEC), "timed out after 1 s sending the request"),
         ("head", Elapsed::new(Phase::Head, SEC), "timed out after 1 s waiting for the response head"),
         ("body", Elapsed::new(Phase::Body, SEC), "timed out after 1 s reading the response body"),
+        (
+            "to an origin",
+            Elapsed::new(Phase::Head, SEC).to(origin()).at(Attempt::FIRST),
+            "https://a.example: timed out after 1 s waiting for the response head",
+        ),
+        (
+            "at a later attempt",
+            Elapsed::new(Phase::Head, SEC).to(origin()).at(Attempt::FIRST.next()).named("deadline"),
+            "https://a.example: timed out after 1 s waiting for the response head (deadline), attempt 2",
+        ),
         (
             "hardly late",
             Elapsed::new(Phase::Head, SEC).took(SEC + 4 * MS),

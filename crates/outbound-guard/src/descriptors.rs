@@ -2,6 +2,12 @@
 
 use std::fmt;
 
+#[cfg(target_os = "linux")]
+use rustix::{
+    io::Errno,
+    process::{Resource, getrlimit},
+};
+
 /// Open file descriptors of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -15,7 +21,8 @@ pub struct Descriptors {
 impl Descriptors {
     /// As they are now. Looks through `/proc/self/fd`; `None` where there is none, or no limit.
     pub(crate) fn now() -> Option<Self> {
-        Some(Self { open: open()?, limit: limit()? })
+        let limit = limit()?;
+        Some(Self { open: open(limit)?, limit })
     }
 
     /// How many more may be opened.
@@ -31,18 +38,22 @@ impl fmt::Display for Descriptors {
 }
 
 #[cfg(target_os = "linux")]
-fn open() -> Option<u64> {
-    // The directory's own descriptor is one of those listed.
-    Some(std::fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as u64)
+fn open(limit: u64) -> Option<u64> {
+    match std::fs::read_dir("/proc/self/fd") {
+        // The directory's own descriptor is one of those listed.
+        Ok(listed) => Some(listed.count().saturating_sub(1) as u64),
+        // There is none left to look with.
+        Err(error) => (Errno::from_io_error(&error) == Some(Errno::MFILE)).then_some(limit),
+    }
 }
 
 #[cfg(target_os = "linux")]
 fn limit() -> Option<u64> {
-    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+    getrlimit(Resource::Nofile).current
 }
 
 #[cfg(not(target_os = "linux"))]
-fn open() -> Option<u64> {
+fn open(_limit: u64) -> Option<u64> {
     None
 }
 

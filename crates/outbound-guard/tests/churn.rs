@@ -11,7 +11,7 @@ use outbound_testkit::{Plan, Probe, TestBody};
 use support::*;
 use tokio::{
     sync::{Mutex, MutexGuard},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tower::Layer;
 
@@ -63,6 +63,48 @@ async fn building_now_and_then_is_no_churn() {
         build("client");
     }
     assert_eq!(log.take(), [], "each line and each thing on its own");
+}
+
+/// The window is closed at both ends, for what counts and for what is muted.
+#[tokio::test(start_paused = true)]
+async fn the_window_ends_with_its_last_millisecond() {
+    let (_alone, _detector, log) = three_in_a_minute().await;
+    #[rustfmt::skip]
+    let rows: [(&str, &[u64], &[u64]); 4] = [
+        ("three in a minute",          &[0, 30_000, 60_000, 90_000, 120_000], &[60_000]),
+        ("a millisecond more",         &[0, 30_000, 60_001, 90_001, 120_002], &[]),
+        ("again, a minute after",      &[0, 0, 0, 1, 2, 60_000],              &[0]),
+        ("again, a millisecond later", &[0, 0, 0, 1, 2, 60_001],              &[0, 60_001]),
+    ];
+    for (name, built, told) in rows {
+        let begun = log.since(Instant::now());
+        for &at in built {
+            sleep(begun + ms(at) - log.since(Instant::now())).await;
+            build(name);
+        }
+        let found: Vec<_> = log.take().into_iter().map(|(at, kind, _)| (at - begun, kind)).collect();
+        let expected: Vec<_> = told.iter().map(|&at| (ms(at), "churn")).collect();
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+/// A line that has built nothing for longer than the window makes room for another; one that has for as long does not.
+#[tokio::test(start_paused = true)]
+async fn room_for_lines_is_made_when_their_window_has_passed() {
+    let (_alone, _detector, log) = three_in_a_minute().await;
+    let lines: Vec<&'static str> = (0..1_024).map(|number| &*format!("client {number}").leak()).collect();
+    for _ in 0..2 {
+        lines.iter().for_each(|line| build(line));
+        sleep(ms(30_000)).await;
+    }
+    // They were built at 0 and at 30 s.
+    for (at, told) in [(60_001, 0), (90_000, 0), (90_001, 1)] {
+        sleep(ms(at) - log.since(Instant::now())).await;
+        for _ in 0..3 {
+            build("one more");
+        }
+        assert_eq!(log.take().len(), told, "after {at} ms");
+    }
 }
 
 #[tokio::test(start_paused = true)]

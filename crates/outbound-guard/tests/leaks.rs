@@ -53,6 +53,25 @@ async fn the_time_counts_from_the_last_frame() {
     );
 }
 
+/// What comes due at the same instant is told by age, wherever it is kept: the younger call has the place of one that is over.
+#[tokio::test(start_paused = true)]
+async fn of_several_that_are_due_the_oldest_is_told_first() {
+    let (client, _detector, log) = watched([Plan::new().body(TestBody::new().data("a").data("b"))]);
+    let over = client.send(get()).await.unwrap();
+    let mut older = client.send(get()).await.unwrap().into_body();
+    let line = line!() - 1;
+    over.into_body().collect().await.unwrap();
+    sleep(ms(1_000)).await;
+    let mut younger = client.send(get()).await.unwrap().into_body();
+    sleep(ms(1_000)).await;
+    for body in [&mut younger, &mut older] {
+        body.frame().await.unwrap().unwrap();
+    }
+    sleep(ms(60_000)).await;
+    let held = |line| (ms(12_000), "held", Some(line));
+    assert_eq!(log.take(), [held(line), held(line + 4)]);
+}
+
 /// Twice held is told twice.
 #[tokio::test(start_paused = true)]
 async fn it_is_told_again_when_it_is_held_again() {
@@ -347,6 +366,82 @@ async fn the_sweep_ends_with_the_guard() {
     tokio::task::yield_now().await;
     assert_eq!(tasks(), 0);
     drop(body);
+}
+
+/// A look at all calls that took 100 ms is followed by a rest of 900: what comes due meanwhile is told when that is over.
+#[tokio::test(start_paused = true)]
+async fn the_sweep_takes_a_tenth_of_the_time_at_most() {
+    let log = Log::new();
+    let tell = log.callback();
+    let (layer, _detector) = LeakGuardLayer::builder()
+        .callback(move |leak| {
+            tell(leak);
+            // The clock jumps at its first poll.
+            let _ = futures_poll(std::pin::pin!(tokio::time::advance(ms(100))));
+        })
+        .pair();
+    let client = layer.layer(Probe::pair([Plan::new().body(TestBody::new().data("a"))]).0);
+    let mut bodies = vec![client.send(get()).await.unwrap()];
+    for pause in [500, 600] {
+        sleep(ms(pause)).await;
+        bodies.push(client.send(get()).await.unwrap());
+    }
+    sleep(ms(60_000)).await;
+    let found: Vec<_> = log.take().into_iter().map(|(at, kind, _)| (at, kind)).collect();
+    // Due at 10, 10.5 and 11.1 s. The second look begins at 11.0 s, takes as long, and rests until 12.0 s.
+    assert_eq!(found, [(ms(10_000), "held"), (ms(11_000), "held"), (ms(12_000), "held")]);
+    drop(bodies);
+}
+
+/// Where everything is due at once, the task sleeps for a tick of the timer between looks: others run.
+#[tokio::test(start_paused = true)]
+async fn the_sweep_rests_for_a_tick_at_least() {
+    let log = Log::new();
+    let (layer, _detector) = LeakGuardLayer::builder().held(Duration::ZERO).callback(log.callback()).pair();
+    let client = layer.layer(Probe::pair([Plan::new().body(TestBody::new().data("a"))]).0);
+    let bodies = [client.send(get()).await.unwrap(), client.send(get()).await.unwrap()];
+    tokio::task::yield_now().await;
+    assert_eq!(log.take().len(), 2);
+    let third = client.send(get()).await.unwrap();
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(log.take(), [], "no time has passed");
+    sleep(ms(1)).await;
+    tokio::task::yield_now().await;
+    assert_eq!(log.take().len(), 1);
+    drop((bodies, third));
+}
+
+/// A callback must not panic. If it does, whoever ran it pays, and nobody else: no lock is poisoned, and the next call has a sweep again.
+#[tokio::test(start_paused = true)]
+async fn a_callback_that_panics_harms_no_other_call() {
+    let log = Log::new();
+    let (tell, panics) = (log.callback(), Arc::new(Mutex::new(true)));
+    let may_panic = panics.clone();
+    let (layer, detector) = LeakGuardLayer::builder()
+        .callback(move |leak| {
+            tell(leak);
+            let panics = *may_panic.lock().unwrap();
+            assert!(!panics, "for no good reason");
+        })
+        .pair();
+    let client = layer.layer(Probe::pair([Plan::new().body(TestBody::new().data("a").data("b"))]).0);
+    let body = client.send(get()).await.unwrap();
+    sleep(ms(20_000)).await;
+    assert_eq!(log.take().len(), 1, "the sweep has met its end");
+    tokio::spawn(async move { drop(body) }).await.unwrap_err();
+    detector.assert_no_leaks();
+    assert_eq!(log.take().len(), 1, "returned, and nobody was left to tell of abandoned");
+
+    *panics.lock().unwrap() = false;
+    let body = client.send(get()).await.unwrap();
+    sleep(ms(20_000)).await;
+    drop(body);
+    let kinds: Vec<_> = log.take().into_iter().map(|(_, kind, _)| kind).collect();
+    assert_eq!(kinds, ["held", "returned", "abandoned"]);
+    let totals = detector.stats().totals;
+    assert_eq!((totals.held, totals.returned, totals.abandoned), (2, 2, 1));
 }
 
 /// Outside a runtime everything works but the sweep.

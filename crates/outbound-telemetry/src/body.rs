@@ -25,13 +25,12 @@ pin_project_lite::pin_project! {
 }
 
 impl<B: Body> TelemetryBody<B> {
-    pub(crate) fn new(body: B, attempt: Ongoing) -> Self {
-        let attempt = if body.is_end_stream() {
+    pub(crate) fn new(body: B, mut attempt: Option<Ongoing>) -> Self {
+        if body.is_end_stream()
+            && let Some(attempt) = attempt.take()
+        {
             attempt.complete();
-            None
-        } else {
-            Some(attempt)
-        };
+        }
         Self { body, attempt }
     }
 }

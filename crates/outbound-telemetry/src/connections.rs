@@ -39,14 +39,15 @@ use crate::target::host;
 /// `network.protocol.version` is told where TLS has negotiated HTTP/2; of any other connection, what is spoken on it is not known here.
 #[derive(Clone, Debug)]
 pub struct ConnectionsLayer {
-    duration: Histogram<f64>,
+    /// None is off.
+    duration: Option<Histogram<f64>>,
 }
 
 /// What [`ConnectionsLayer`] makes of a connector.
 #[derive(Clone, Debug)]
 pub struct Connections<C> {
     inner: C,
-    duration: Histogram<f64>,
+    duration: Option<Histogram<f64>>,
 }
 
 pin_project_lite::pin_project! {
@@ -55,8 +56,7 @@ pin_project_lite::pin_project! {
     pub struct Connecting<F> {
         #[pin]
         dial: F,
-        origin: Option<Origin>,
-        duration: Histogram<f64>,
+        lifetime: Option<(Option<Origin>, Histogram<f64>)>,
     }
 }
 
@@ -65,7 +65,7 @@ pin_project_lite::pin_project! {
 pub struct Measured<T> {
     // Before the measurement, so that the socket has gone when that is made.
     io: T,
-    _lifetime: Lifetime,
+    _lifetime: Option<Lifetime>,
 }
 
 #[derive(Debug)]
@@ -86,7 +86,12 @@ impl ConnectionsLayer {
             .with_boundaries(CONNECTION_SECONDS.to_vec())
             .with_description("The duration of the successfully established outbound HTTP connections.")
             .build();
-        Self { duration }
+        Self { duration: Some(duration) }
+    }
+
+    /// Measures nothing: [`TelemetryLayer::off`](crate::TelemetryLayer::off) for connectors.
+    pub fn off() -> Self {
+        Self { duration: None }
     }
 }
 
@@ -113,8 +118,8 @@ where
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let origin = Origin::of(&uri).ok();
-        Connecting { dial: self.inner.call(uri), origin, duration: self.duration.clone() }
+        let lifetime = self.duration.clone().map(|duration| (Origin::of(&uri).ok(), duration));
+        Connecting { dial: self.inner.call(uri), lifetime }
     }
 }
 
@@ -128,15 +133,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let io = ready!(this.dial.poll(cx))?;
-        let mut attributes = SmallVec::new();
-        if let Some(origin) = this.origin {
-            attributes.push(KeyValue::new("server.address", host(origin).to_owned()));
-            attributes.push(KeyValue::new("server.port", i64::from(origin.port())));
-        }
-        if io.connected().is_negotiated_h2() {
-            attributes.push(KeyValue::new("network.protocol.version", "2"));
-        }
-        let _lifetime = Lifetime { opened: Instant::now(), attributes, duration: this.duration.clone() };
+        let begin = |(origin, duration)| Lifetime::begin(&io.connected(), origin, duration);
+        let _lifetime = this.lifetime.take().map(begin);
         Poll::Ready(Ok(Measured { io, _lifetime }))
     }
 }
@@ -182,6 +180,22 @@ impl<T: Write + Unpin> Write for Measured<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+// === Lifetime ===
+
+impl Lifetime {
+    fn begin(connected: &Connected, origin: Option<Origin>, duration: Histogram<f64>) -> Self {
+        let mut attributes = SmallVec::new();
+        if let Some(origin) = origin {
+            attributes.push(KeyValue::new("server.address", host(&origin).to_owned()));
+            attributes.push(KeyValue::new("server.port", i64::from(origin.port())));
+        }
+        if connected.is_negotiated_h2() {
+            attributes.push(KeyValue::new("network.protocol.version", "2"));
+        }
+        Self { opened: Instant::now(), attributes, duration }
     }
 }
 

@@ -10,6 +10,7 @@ use opentelemetry::metrics::{Histogram, Meter, UpDownCounter};
 /// Made once for a layer; the names, units and boundaries are those of the semantic conventions.
 #[derive(Debug)]
 pub(crate) struct Instruments {
+    pub(crate) meter: Meter,
     pub(crate) duration: Histogram<f64>,
     pub(crate) active: UpDownCounter<i64>,
     pub(crate) time_in_queue: Histogram<f64>,
@@ -40,6 +41,7 @@ impl Instruments {
             meter.u64_histogram(name).with_unit("By").with_description(description).build()
         };
         Self {
+            meter: meter.clone(),
             duration: seconds("http.client.request.duration", "Duration of HTTP client requests."),
             time_in_queue: seconds(
                 "http.client.request.time_in_queue",

@@ -20,7 +20,8 @@ use crate::{
 /// Makes one CLIENT span and one measurement of each attempt.
 #[derive(Clone, Debug)]
 pub struct TelemetryLayer {
-    instruments: Arc<Instruments>,
+    /// None is off.
+    instruments: Option<Arc<Instruments>>,
     options: Options,
 }
 
@@ -37,6 +38,7 @@ pin_project_lite::pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         response: F,
+        // None if nothing is told.
         attempt: Option<Ongoing>,
     }
 }
@@ -48,13 +50,29 @@ pub(crate) struct Options {
     pub(crate) known_methods: &'static [&'static str],
 }
 
+// === Options ===
+
+impl Options {
+    const DEFAULT: Self = Self { body_sizes: false, trace_context: true, known_methods: KNOWN_METHODS };
+}
+
 // === TelemetryLayer ===
 
 impl TelemetryLayer {
     /// Measures by instruments of `meter`: `&opentelemetry::global::meter("outbound")`, for one.
     pub fn new(meter: &Meter) -> Self {
-        let options = Options { body_sizes: false, trace_context: true, known_methods: KNOWN_METHODS };
-        Self { instruments: Arc::new(Instruments::new(meter)), options }
+        Self { instruments: Some(Arc::new(Instruments::new(meter))), options: Options::DEFAULT }
+    }
+
+    /// Tells nothing and adds no header: for a stack that learns from its configuration whether to tell anything. Its type is the same,
+    /// which is what `tower::util::option_layer` cannot do for a layer that makes another body.
+    pub fn off() -> Self {
+        Self { instruments: None, options: Options::DEFAULT }
+    }
+
+    /// Whose instruments it measures by; `None` if it is [`off`](Self::off).
+    pub fn meter(&self) -> Option<&Meter> {
+        self.instruments.as_ref().map(|instruments| &instruments.meter)
     }
 
     /// Whether to measure request and response bodies too: off unless set.
@@ -110,7 +128,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let TelemetryLayer { instruments, options } = self.layer.clone();
+        let TelemetryLayer { instruments: Some(instruments), options } = self.layer.clone() else {
+            return ResponseFuture { response: self.inner.call(request), attempt: None };
+        };
         let attempt = Ongoing::begin(instruments, &mut request, options);
         let entered = attempt.span.enter();
         if options.trace_context {
@@ -138,16 +158,13 @@ where
             let _entered = this.attempt.as_ref().map(|attempt| attempt.span.enter());
             ready!(this.response.poll(cx)).map_err(Into::into)
         };
-        let mut attempt = this.attempt.take().expect("not polled after it was ready");
-        Poll::Ready(match result {
-            Ok(response) => {
-                attempt.answered(&response);
-                Ok(response.map(|body| TelemetryBody::new(body, attempt)))
+        let mut attempt = this.attempt.take();
+        if let Some(attempt) = &mut attempt {
+            match &result {
+                Ok(response) => attempt.answered(response),
+                Err(error) => attempt.failed(&**error),
             }
-            Err(error) => {
-                attempt.failed(&*error);
-                Err(error)
-            }
-        })
+        }
+        Poll::Ready(result.map(|response| response.map(|body| TelemetryBody::new(body, attempt))))
     }
 }

@@ -42,6 +42,12 @@ fn a_warm_attempt_allocates_nothing() {
     }
 }
 
+#[test]
+fn off_allocates_nothing() {
+    let mut service = TelemetryLayer::off().layer(answering());
+    assert_eq!(allocated(&mut service, request("http://a.example/")), 0);
+}
+
 /// The record of the exchange, which is one for all layers: by whoever comes first.
 #[test]
 fn what_travels_is_made_once() {

@@ -17,7 +17,7 @@ use outbound_telemetry::{
 };
 use outbound_testkit::{Plan, Probe, Scripted, TestBody, assert_body_contract, cancel_at_each_poll};
 use support::{Told, get, ms};
-use tower::{Layer, ServiceExt};
+use tower::{Layer, ServiceExt, service_fn};
 
 #[tokio::test(start_paused = true)]
 async fn the_readied_service_is_the_one_called() {
@@ -51,6 +51,38 @@ async fn what_is_not_called_is_not_told() {
     drop(service.clone());
     drop(service);
     assert_eq!((told.metrics().len(), told.spans().len()), (0, 0));
+}
+
+/// Off, it is the service inside, with a body of the same type as on: no header is added, nothing told, and nothing put on the request.
+#[tokio::test(start_paused = true)]
+async fn off_is_the_service_inside() {
+    let told = Told::new();
+    let off = TelemetryLayer::off();
+    assert!(off.meter().is_none() && told.layer().meter().is_some());
+    let mut services = vec![told.layer().layer(Probe::pair([Plan::new()]).0)];
+    for plan in [Plan::new().body(TestBody::new().data("a").data("b")), Plan::new().error("broken")] {
+        services.push(off.layer(Probe::pair([plan]).0));
+    }
+    let failing = services.pop().unwrap();
+    assert!(failing.oneshot(get("http://a.example/")).await.unwrap_err().is::<Scripted>());
+    let answered = services.pop().unwrap().oneshot(get("http://a.example/")).await.unwrap();
+    assert_eq!(answered.into_body().collect().await.unwrap().to_bytes(), "ab");
+    assert_eq!((told.metrics().len(), told.spans().len()), (0, 0));
+
+    let bare = off.layer(service_fn(|request: Request<Full<Bytes>>| async move {
+        assert!(request.headers().is_empty() && request.extensions().is_empty());
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    }));
+    bare.oneshot(Request::new(Full::default())).await.unwrap();
+    assert_body_contract(|body| {
+        let mut call =
+            Box::pin(off.layer(Probe::pair([Plan::new().body(body)]).0).oneshot(get("http://a.example/")));
+        let Poll::Ready(response) = call.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+            panic!("it answers at once")
+        };
+        response.unwrap().into_body()
+    })
+    .await;
 }
 
 /// Wherever it is dropped: nothing is held, nothing is active, and it has been told once.

@@ -15,7 +15,7 @@ use tower_service::Service;
 use crate::{
     body::TimeoutBody,
     future::ResponseFuture,
-    limit::{Extras, Limits, Watch},
+    limit::{Extras, Limits, Target, Watch},
     stall::StallMonitor,
 };
 
@@ -84,8 +84,9 @@ where
         let deadline = total.earlier(carried.deadline.unwrap_or_default());
         carried.deadline = Some(deadline);
         // Only one that is there already: with a retry in between each attempt has its own.
-        let exchange = carried.exchange.clone();
-        let watch = Watch::new(begun, Some(deadline), exchange, self.layer.extras.clone());
+        let (exchange, attempt) = (carried.exchange.clone(), carried.attempt);
+        let target = Target::of(&request, attempt);
+        let watch = Watch::new(begun, Some(deadline), exchange, target, self.layer.extras.clone());
         match watch.barred(&Limits::NONE) {
             None => ResponseFuture::sent(self.inner.call(request), watch, Limits::NONE),
             Some(limit) => ResponseFuture::barred(limit, watch, Limits::NONE),

@@ -41,7 +41,7 @@ impl<F> ResponseFuture<F> {
 
     /// Nothing is sent: `limit` has run out already.
     pub(crate) fn barred(limit: Limit, watch: Watch, limits: Limits) -> Self {
-        let barred = Some(limit.barred());
+        let barred = Some(limit.barred(watch.target()));
         Self { response: None, barred, alarm: Alarm::default(), watch, limits }
     }
 }

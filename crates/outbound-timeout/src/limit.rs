@@ -1,8 +1,12 @@
 //! What a call is judged by.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, mem, sync::Arc, time::Duration};
 
-use outbound_core::{BoxError, Deadline, Elapsed, Exchange, Phase};
+use http::{
+    Request, Uri,
+    uri::{Authority, Parts, PathAndQuery, Scheme},
+};
+use outbound_core::{Attempt, BoxError, Deadline, Elapsed, Exchange, Origin, Phase};
 use tokio::time::Instant;
 
 use crate::{stall::StallMonitor, throughput::Throughput};
@@ -36,7 +40,16 @@ pub(crate) struct Watch {
     begun: Instant,
     deadline: Option<Instant>,
     exchange: Option<Exchange>,
+    target: Target,
     extras: Option<Arc<Extras>>,
+}
+
+/// Where a request goes, as it says itself: for an error, where nobody below reports.
+#[derive(Clone, Default)]
+pub(crate) struct Target {
+    scheme: Option<Scheme>,
+    authority: Option<Authority>,
+    attempt: Option<Attempt>,
 }
 
 // === Limit ===
@@ -52,8 +65,8 @@ impl Limit {
     }
 
     /// It ran out before anything was sent.
-    pub(crate) fn barred(self) -> BoxError {
-        Elapsed::new(Phase::Queue, self.length()).named(self.name).into()
+    pub(crate) fn barred(self, target: &Target) -> BoxError {
+        target.named_in(Elapsed::new(Phase::Queue, self.length()).named(self.name)).into()
     }
 
     /// Which of the two runs out sooner; at the very same instant `first`.
@@ -81,6 +94,36 @@ impl Extras {
     }
 }
 
+// === Target ===
+
+impl Target {
+    pub(crate) fn of<B>(request: &Request<B>, attempt: Option<Attempt>) -> Self {
+        let uri = request.uri();
+        Self { scheme: uri.scheme().cloned(), authority: uri.authority().cloned(), attempt }
+    }
+
+    /// Made when it is wanted, for a call that succeeds pays for each step.
+    fn origin(&self) -> Option<Origin> {
+        let mut parts = Parts::default();
+        parts.scheme = self.scheme.clone();
+        parts.authority = self.authority.clone();
+        parts.path_and_query = Some(PathAndQuery::from_static("/"));
+        Origin::of(&Uri::from_parts(parts).ok()?).ok()
+    }
+
+    fn named_in(&self, elapsed: Elapsed) -> Elapsed {
+        let elapsed = self.origin().into_iter().fold(elapsed, Elapsed::to);
+        self.attempt.into_iter().fold(elapsed, Elapsed::at)
+    }
+}
+
+/// Without userinfo.
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target").field("origin", &self.origin()).field("attempt", &self.attempt).finish()
+    }
+}
+
 // === Watch ===
 
 impl Watch {
@@ -88,14 +131,22 @@ impl Watch {
         begun: Instant,
         deadline: Option<Deadline>,
         exchange: Option<Exchange>,
+        target: Target,
         extras: Option<Arc<Extras>>,
     ) -> Self {
-        Self { begun, deadline: deadline.and_then(Deadline::instant), exchange, extras }
+        Self { begun, deadline: deadline.and_then(Deadline::instant), exchange, target, extras }
     }
 
     /// The same, for the body to go on with.
     pub(crate) fn take(&mut self) -> Self {
-        Self { exchange: self.exchange.take(), extras: self.extras.take(), ..*self }
+        let (exchange, extras) = (self.exchange.take(), self.extras.take());
+        Self {
+            begun: self.begun,
+            deadline: self.deadline,
+            exchange,
+            target: mem::take(&mut self.target),
+            extras,
+        }
     }
 
     /// When the call began: nothing is due earlier than what is due then.
@@ -109,6 +160,10 @@ impl Watch {
 
     pub(crate) fn is_past_deadline(&self) -> bool {
         self.deadline.is_some_and(|due| due <= Instant::now())
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
     }
 
     pub(crate) fn monitor(&self) -> Option<&StallMonitor> {
@@ -161,7 +216,7 @@ impl Watch {
         let elapsed = Elapsed::new(phase, limit.length()).named(limit.name).took(now - limit.from);
         match self.reported() {
             Some(exchange) => elapsed.during(exchange),
-            None => elapsed,
+            None => self.target.named_in(elapsed),
         }
         .into()
     }

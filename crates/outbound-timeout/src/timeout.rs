@@ -15,7 +15,7 @@ use tower_service::Service;
 use crate::{
     body::TimeoutBody,
     future::ResponseFuture,
-    limit::{Extras, Limits, Watch},
+    limit::{Extras, Limits, Target, Watch},
     stall::StallMonitor,
     throughput::Throughput,
 };
@@ -106,8 +106,10 @@ where
         let begun = Instant::now();
         let carried = Carried::on(&mut request);
         let exchange = carried.exchange.get_or_insert_with(|| Exchange::begun_at(begun)).clone();
+        let (deadline, attempt) = (carried.deadline, carried.attempt);
         let TimeoutLayer { limits, extras } = &self.layer;
-        let watch = Watch::new(begun, carried.deadline, Some(exchange), extras.clone());
+        let target = Target::of(&request, attempt);
+        let watch = Watch::new(begun, deadline, Some(exchange), target, extras.clone());
         match watch.barred(limits) {
             None => ResponseFuture::sent(self.inner.call(request), watch, *limits),
             Some(limit) => ResponseFuture::barred(limit, watch, *limits),

@@ -22,6 +22,8 @@ pub use body::Body;
 #[cfg(feature = "client")]
 pub use client::Client;
 pub use ext::ServiceBuilderExt;
+#[doc(no_inline)]
+pub use http;
 pub use offload::{INLINE_JSON, offload};
 pub use outbound_core::*;
 #[cfg(feature = "guard")]
@@ -44,6 +46,9 @@ pub use outbound_telemetry::TelemetryLayer;
 pub use outbound_timeout::{self as timeout, DeadlineLayer, TimeoutLayer};
 pub use request::{ClientExt, RequestBuilder};
 pub use response::{InvalidBody, ResponseExt, StatusError, TooLarge};
+#[cfg(feature = "client")]
+#[doc(no_inline)]
+pub use rustls;
 
 #[doc = include_str!("../DESIGN.md")]
 pub mod design {}

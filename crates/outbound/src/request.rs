@@ -4,7 +4,7 @@ use std::{fmt, future::poll_fn, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::{HeaderName, HeaderValue, Method, Request, Uri, header::AUTHORIZATION, request::Parts};
-use outbound_core::{BoxError, CallSite, Deadline, Idempotent, InvalidRequest};
+use outbound_core::{BoxError, CallSite, Deadline, Idempotent, InvalidRequest, UrlTemplate};
 use tower_service::Service;
 
 use crate::body::Body;
@@ -181,6 +181,14 @@ impl<S> RequestBuilder<S> {
     pub fn idempotent(self) -> Self {
         self.try_with(|head| {
             Idempotent.attach(head);
+            Ok(())
+        })
+    }
+
+    /// The template that its path was made from, as in `/users/{id}`: what telemetry calls the call by, as long as it is one of few.
+    pub fn url_template(self, template: &'static str) -> Self {
+        self.try_with(|head| {
+            UrlTemplate::new(template).attach(head);
             Ok(())
         })
     }

@@ -1,7 +1,8 @@
 //! OpenTelemetry: spans and measurements of attempts, and what the parts of a stack have to show besides.
 //!
+//! A `Client` has all of it but one line of the table by one of its settings (`ClientBuilder::telemetry`). Elsewhere,
 //! [`TelemetryLayer`] tells of attempts, [`ConnectionsLayer`] of connections' lifetimes. The rest is read whenever the meter collects,
-//! as long as the [`Watch`] is kept that each of these functions returns:
+//! as long as the [`Watch`] is kept that each of the functions in the table returns:
 //!
 //! | metric | kind, unit | told apart by | what it is | by |
 //! |---|---|---|---|---|
@@ -9,6 +10,7 @@
 //! | `outbound.pool.unusable` | up-down counter, `{connection}` | `outbound.pool.state` (`dialing`, `closing`), `server.address`, `server.port` | connections that are not yet open, and not yet closed: they count against the limits too | [`watch_pool`] |
 //! | `outbound.pool.waiting` | up-down counter, `{request}` | `server.address`, `server.port` | calls that wait for a connection, and have none being opened for them | [`watch_pool`] |
 //! | `outbound.pool.events` | counter, `{event}` | `outbound.pool.event`: a field of [`Totals`](crate::pool::Totals) | what has happened since the pool was built | [`watch_pool`] |
+//! | `outbound.pool.closed` | counter, `{connection}` | `outbound.pool.reason`: [`Why::as_str`](crate::pool::Why::as_str), `server.address`, `server.port` | connections closed, and dials that came to nothing (the conventions have no place for the reason) | [`count_closings`], to be spawned |
 //! | `outbound.pool.exchanges` | up-down counter, `{request}` | | exchanges that go on: an HTTP/2 connection may carry several | [`watch_pool`] |
 //! | `outbound.limit.limit` | gauge, `{request}` | | calls let through at once; of a rate, the burst | [`watch_limit`] |
 //! | `outbound.limit.in_use` | up-down counter, `{request}` | | permits that are out | [`watch_limit`] |
@@ -56,7 +58,7 @@ pub use guard::watch_guard;
 #[cfg(feature = "limit")]
 pub use limit::watch_limit;
 #[cfg(feature = "pool")]
-pub use pool::watch_pool;
+pub use pool::{count_closings, watch_pool};
 #[cfg(feature = "retry")]
 pub use retry::watch_budget;
 #[cfg(feature = "timeout")]

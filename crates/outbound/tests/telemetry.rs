@@ -5,22 +5,30 @@ use std::{collections::BTreeMap, fmt::Debug, num::NonZeroU32, time::Duration};
 
 use http::Request;
 use http_body_util::BodyExt;
-use opentelemetry::metrics::{Meter, MeterProvider};
-use opentelemetry_sdk::metrics::{
-    InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
-    data::{AggregatedMetrics, MetricData},
+use opentelemetry::{
+    KeyValue,
+    metrics::{Meter, MeterProvider},
+    trace::{SpanKind, TracerProvider},
+};
+use opentelemetry_sdk::{
+    metrics::{
+        InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
+        data::{AggregatedMetrics, MetricData},
+    },
+    trace::{InMemorySpanExporter, SdkTracerProvider},
 };
 use outbound::{
-    Body, Construction, Pool,
+    Body, Client, ClientExt, Construction, Pool, ResponseExt, TelemetryLayer,
     guard::LeakGuardLayer,
     limit::Limiter,
-    pool::connect::Tcp,
-    retry::{Budget, Ratio},
-    telemetry::{watch_budget, watch_guard, watch_limit, watch_pool, watch_stalls},
+    pool::connect::{Matcher, Tcp},
+    retry::{Backoff, Budget, Ratio},
+    telemetry::{count_closings, watch_budget, watch_guard, watch_limit, watch_pool, watch_stalls},
     timeout::StallMonitor,
 };
-use outbound_testkit::{Answer, Gate, Hostile, Plan, Probe, Script, TestBody};
+use outbound_testkit::{Answer, Gate, Hostile, Plan, Probe, Refusal, Script, TestBody};
 use tower::{Layer, ServiceBuilder, ServiceExt};
+use tracing_subscriber::layer::SubscriberExt;
 
 #[tokio::test]
 async fn a_pool_shows_its_connections() {
@@ -85,6 +93,140 @@ async fn a_retired_connection_is_an_event() {
     upstream.all_closed().await;
     let retired = ("outbound.name=users outbound.pool.event=retired".to_owned(), 1.0);
     assert!(told.values("outbound.pool.events").contains(&retired));
+}
+
+/// Each connection that goes, by the reason; the future ends with the pool, which it does not keep.
+#[tokio::test]
+async fn closings_are_counted_by_their_reason() {
+    let told = Told::new();
+    let cut = Script::new().read_head().respond(Answer::new(200, "hello").cut_body(2)).stall();
+    let whole = Script::new().exchange(Answer::new(200, "hello")).stall();
+    let (upstream, nobody) = (Hostile::new(cut).then(whole).start(), Refusal::new());
+    let pool = Pool::builder().build(Tcp::new()).unwrap();
+    let counting = tokio::spawn(count_closings(&told.meter(), "users", &pool));
+    let get =
+        |addr| pool.clone().oneshot(Request::get(format!("http://{addr}/")).body(Body::empty()).unwrap());
+    get(nobody.addr()).await.unwrap_err();
+    drop(get(upstream.addr()).await.unwrap());
+    get(upstream.addr()).await.unwrap().into_body().collect().await.unwrap();
+    drop(pool);
+    counting.await.unwrap();
+
+    let closed = [("not_opened", nobody.addr()), ("shutdown", upstream.addr()), ("spent", upstream.addr())];
+    let closed = closed.map(|(reason, addr)| {
+        let server = format!("server.address=127.0.0.1 server.port={}", addr.port());
+        (format!("outbound.name=users outbound.pool.reason={reason} {server}"), 1.0)
+    });
+    let series = ("counter", "{connection}".to_owned(), closed.to_vec());
+    assert_eq!(told.metrics()["outbound.pool.closed"], series);
+}
+
+/// The preset has all of it by one setting: a span and a measurement of each attempt, its connections, and its parts.
+#[tokio::test]
+async fn a_client_tells_of_itself() {
+    let told = Told::new();
+    let busy = || Answer::new(503, "busy");
+    let script = Script::new().exchange(busy()).exchange(busy()).exchange(Answer::new(200, "hello")).stall();
+    let upstream = Hostile::new(script).start();
+    let soon = Backoff::new(Duration::from_millis(1), Duration::from_millis(1)).unwrap();
+    let client = Client::builder()
+        .proxy(Matcher::builder().build())
+        .backoff(soon)
+        .concurrency(5)
+        .telemetry("users", TelemetryLayer::new(&told.meter()))
+        .build()
+        .unwrap();
+    assert_eq!(told.spans(), [""; 0]);
+
+    let get = client.get(upstream.uri("/users/7?key=secret")).url_template("/users/{id}");
+    let response = get.send().await.unwrap();
+    let port = upstream.addr().port();
+    let name = || "outbound.name=users".to_owned();
+    let server = format!("server.address=127.0.0.1 server.port={port}");
+    let request = format!("http.request.method=GET {server} url.template=/users/{{id}}");
+    assert_eq!(
+        told.values("http.client.active_requests"),
+        [(request.clone(), 1.0)],
+        "its body has not ended"
+    );
+    assert_eq!(told.values("outbound.limit.in_use"), [(name(), 1.0)]);
+    let body = |count| (format!("outbound.guard.stage=body {}", name()), count);
+    assert!(told.values("outbound.guard.open").contains(&body(1.0)));
+    assert_eq!(response.text().await.unwrap(), "hello");
+
+    // Each attempt is a span; the first is no resend.
+    let attempt = |status: u16, resend: &str| {
+        let error = if status == 200 { String::new() } else { format!("error.type={status} ") };
+        format!(
+            "GET /users/{{id}}: {error}http.request.method=GET{resend} http.response.status_code={status} \
+             network.peer.address=127.0.0.1 network.peer.port={port} network.protocol.version=1.1 {server} \
+             url.full=http://127.0.0.1:{port}/users/7 url.template=/users/{{id}}"
+        )
+    };
+    let resend = |count: u8| format!(" http.request.resend_count={count}");
+    assert_eq!(told.spans(), [attempt(503, ""), attempt(503, &resend(1)), attempt(200, &resend(2))]);
+
+    // As many are measured, by how they ended.
+    let ended = |error: &str, status: u16| {
+        format!(
+            "{error}http.request.method=GET http.response.status_code={status} network.protocol.version=1.1 {server} \
+             url.template=/users/{{id}}"
+        )
+    };
+    let durations = [(ended("error.type=503 ", 503), 2.0), (ended("", 200), 1.0)];
+    assert_eq!(told.values("http.client.request.duration"), durations);
+    assert_eq!(told.values("http.client.active_requests"), [(request, 0.0)]);
+    let idle = |state, count| (format!("http.connection.state={state} {} {server}", name()), count);
+    assert_eq!(told.values("http.client.open_connections"), [idle("active", 0.0), idle("idle", 1.0)]);
+    let all: Vec<_> = told.metrics().into_keys().collect();
+    let gauges = [
+        "outbound.budget.refused",
+        "outbound.guard.held",
+        "outbound.guard.leaks",
+        "outbound.guard.oldest",
+        "outbound.guard.open",
+        "outbound.limit.in_use",
+        "outbound.limit.limit",
+        "outbound.limit.longest_wait",
+        "outbound.limit.rejected",
+        "outbound.limit.waiting",
+        "outbound.pool.events",
+        "outbound.pool.exchanges",
+        "outbound.pool.unusable",
+        "outbound.pool.waiting",
+        "outbound.stall.count",
+        "outbound.stall.longest",
+    ];
+    let plain = ["active_requests", "open_connections", "request.duration", "request.time_in_queue"];
+    let plain = plain.map(|metric| format!("http.client.{metric}"));
+    assert_eq!(all, [&plain[..], &gauges.map(str::to_owned)[..]].concat());
+
+    // A clone is the client still; with the last of them its gauges go.
+    drop(client.clone());
+    assert_eq!(told.values("outbound.limit.limit"), [(name(), 5.0)]);
+    drop(client);
+    upstream.all_closed().await;
+    let lasted = told.values("http.client.connection.duration");
+    assert_eq!(lasted, [(server, 1.0)], "one connection carried them all");
+    let left: Vec<_> = told.metrics().into_keys().filter(|metric| metric.starts_with("outbound.")).collect();
+    assert_eq!(left, [""; 0]);
+}
+
+/// Without the setting, and with telemetry that is off, nothing is told.
+#[tokio::test]
+async fn a_client_tells_nothing_unless_it_is_asked_to() {
+    let told = Told::new();
+    let none = Client::builder().proxy(Matcher::builder().build());
+    let off = Client::builder().proxy(Matcher::builder().build()).telemetry("users", TelemetryLayer::off());
+    for client in [none, off] {
+        let upstream = Hostile::new(Script::new().exchange(Answer::new(200, "hello")).stall()).start();
+        let client = client.build().unwrap();
+        assert_eq!(client.get(upstream.uri("/")).send().await.unwrap().text().await.unwrap(), "hello");
+        drop(client);
+        upstream.all_closed().await;
+        assert_eq!((told.spans().len(), told.metrics().len()), (0, 0));
+        assert_eq!(upstream.sightings().requests[0].headers.keys().len(), 2, "host and accept-encoding");
+    }
 }
 
 /// On the real clock: the meter collects on a thread of its own, which knows of no other.
@@ -198,6 +340,9 @@ fn fields(numbers: &impl Debug) -> Vec<String> {
 struct Told {
     meters: SdkMeterProvider,
     exporter: InMemoryMetricExporter,
+    spans: InMemorySpanExporter,
+    _tracers: SdkTracerProvider,
+    _subscriber: tracing::subscriber::DefaultGuard,
 }
 
 type Series = Vec<(String, f64)>;
@@ -206,7 +351,28 @@ impl Told {
     fn new() -> Self {
         let exporter = InMemoryMetricExporter::default();
         let reader = PeriodicReader::builder(exporter.clone()).build();
-        Self { meters: SdkMeterProvider::builder().with_reader(reader).build(), exporter }
+        let spans = InMemorySpanExporter::default();
+        let tracers = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build();
+        let bridge = tracing_opentelemetry::layer()
+            .with_tracer(tracers.tracer("test"))
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false);
+        Self {
+            meters: SdkMeterProvider::builder().with_reader(reader).build(),
+            exporter,
+            spans,
+            _tracers: tracers,
+            _subscriber: tracing::subscriber::set_default(tracing_subscriber::registry().with(bridge)),
+        }
+    }
+
+    /// The CLIENT spans that have ended, with their attributes.
+    fn spans(&self) -> Vec<String> {
+        let finished = self.spans.get_finished_spans().unwrap();
+        let clients = finished.iter().filter(|span| span.span_kind == SpanKind::Client);
+        clients.map(|span| format!("{}: {}", span.name, line(&mut span.attributes.iter()))).collect()
     }
 
     fn meter(&self) -> Meter {
@@ -242,12 +408,6 @@ fn points<T: Copy + std::fmt::Debug>(
     data: &MetricData<T>,
     float: impl Fn(T) -> f64,
 ) -> (&'static str, Series) {
-    let line = |attributes: &mut dyn Iterator<Item = &opentelemetry::KeyValue>| {
-        let mut words: Vec<_> =
-            attributes.map(|attribute| format!("{}={}", attribute.key, attribute.value)).collect();
-        words.sort();
-        words.join(" ")
-    };
     match data {
         MetricData::Gauge(gauge) => {
             let points = gauge.data_points();
@@ -258,6 +418,18 @@ fn points<T: Copy + std::fmt::Debug>(
             let kind = if sum.is_monotonic() { "counter" } else { "updowncounter" };
             (kind, points.map(|point| (line(&mut point.attributes()), float(point.value()))).collect())
         }
+        MetricData::Histogram(histogram) => {
+            let points = histogram.data_points();
+            let counts = points.map(|point| (line(&mut point.attributes()), point.count() as f64));
+            ("histogram", counts.collect())
+        }
         other => panic!("nobody asked for {other:?}"),
     }
+}
+
+fn line(attributes: &mut dyn Iterator<Item = &KeyValue>) -> String {
+    let mut words: Vec<_> =
+        attributes.map(|attribute| format!("{}={}", attribute.key, attribute.value)).collect();
+    words.sort();
+    words.join(" ")
 }

@@ -46,6 +46,11 @@ impl Log {
         std::mem::take(&mut self.0.found.lock().unwrap())
     }
 
+    /// How long it had been there then.
+    pub(crate) fn since(&self, then: Instant) -> Duration {
+        then - self.0.begun
+    }
+
     pub(crate) fn last(&self) -> Leak {
         self.0.last.lock().unwrap().clone().expect("something was found")
     }

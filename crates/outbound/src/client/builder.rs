@@ -21,11 +21,12 @@ use tower_http::{decompression::DecompressionLayer, follow_redirect::FollowRedir
 use tower_layer::Layer;
 
 use super::{
-    About, Client, Concurrency,
+    About, Client, Concurrency, Connector,
     defaults::{Base, Defaults, WithDefaults},
     describe::Description,
     redirect::NoCredentials,
     settings::Settings,
+    telemetry::Telling,
 };
 
 /// Every setting of a [`Client`]. What each is unless set, and why, is in the [module's docs](super).
@@ -41,6 +42,7 @@ pub struct ClientBuilder {
     tls: Option<ClientConfig>,
     pub(super) proxy: Option<Matcher>,
     leak_guard: Option<outbound_guard::Builder>,
+    pub(super) telling: Telling,
     /// The first setting that makes no sense.
     invalid: Option<InvalidClient>,
 }
@@ -272,6 +274,7 @@ impl ClientBuilder {
         let to_proxy = Tls::new(Tcp::new(), tls.clone());
         let through = Proxy::new(to_proxy, self.proxy.unwrap_or_else(Matcher::from_env));
         let connector = Tls::new(through, tls).protocols(settings.protocols);
+        let connector = Connector(self.telling.of_connections(connector));
         let pool = settings.pool().build(connector);
         let pool = pool.map_err(|error| InvalidClient::new(about(&error), error))?;
         let (guard, leaks) = self.leak_guard.unwrap_or_else(LeakGuardLayer::builder).pair();
@@ -280,18 +283,17 @@ impl ClientBuilder {
         let timeout = TimeoutLayer::new(settings.head_timeout)
             .read_idle(settings.read_timeout)
             .write_idle(settings.write_timeout);
-        let limited = Concurrency::layer(
-            self.concurrency,
-            settings.max_waiting,
-            leaks.witness(),
-            timeout.layer(guarded),
-        );
+        let timed = self.telling.of_stalls(timeout).layer(guarded);
+        let (limited, numbers) =
+            Concurrency::layer(self.concurrency, settings.max_waiting, leaks.witness(), timed);
+        let told = self.telling.of_attempts(limited);
         let policy = Standard::default()
             .backoff(self.backoff)
             .retry_after(RetryAfter::default().cap(settings.retry_after_cap))
             .idempotency_key(self.idempotency_key);
         let attempts = NonZeroU32::new(settings.max_attempts).expect("checked");
-        let retried = RetryLayer::new(policy).max_attempts(attempts).budget(self.budget).layer(limited);
+        let watches = self.telling.of_the_rest(&pool, &leaks, &self.budget, numbers);
+        let retried = RetryLayer::new(policy).max_attempts(attempts).budget(self.budget).layer(told);
         let on = settings.decompression;
         let decompressed = DecompressionLayer::new().gzip(on).deflate(on).br(on).layer(retried);
         let redirected = if settings.redirects > 0 {
@@ -302,7 +304,7 @@ impl ClientBuilder {
         };
         let timed = DeadlineLayer::new(settings.total_timeout).layer(redirected);
         let stack = WithDefaults::new(timed, self.defaults);
-        let about = About { description, total: settings.total_timeout };
+        let about = About { description, total: settings.total_timeout, _watches: watches };
         Ok(Client { stack, pool, leaks, about: about.into() })
     }
 
@@ -329,8 +331,12 @@ fn tls_config(config: Option<ClientConfig>) -> Result<ClientConfig, InvalidClien
     #[cfg(all(feature = "platform-verifier", not(feature = "webpki-roots")))]
     return outbound_pool::connect::platform_verifier().map_err(|e| InvalidClient::new("tls_config", e));
     #[cfg(not(any(feature = "platform-verifier", feature = "webpki-roots")))]
-    Err(InvalidClient::new("tls_config", "none is built in: switch on webpki-roots, or give one"))
+    Err(InvalidClient::new("tls_config", NO_ROOTS))
 }
+
+#[cfg(not(any(feature = "platform-verifier", feature = "webpki-roots")))]
+const NO_ROOTS: &str =
+    "there are no roots to trust: switch on the feature webpki-roots or platform-verifier, or give a config";
 
 // === InvalidClient ===
 

@@ -96,11 +96,11 @@ impl Description {
 }
 
 fn layers(builder: &ClientBuilder) -> Vec<(&'static str, String)> {
-    let ClientBuilder { settings: s, defaults, concurrency, proxy, .. } = builder;
+    let ClientBuilder { settings: s, defaults, concurrency, proxy, telling, .. } = builder;
     let base = defaults.base.as_ref().map_or("no base URL".to_owned(), |base| format!("base URL {base}"));
     let secret = defaults.headers.values().filter(|value| value.is_sensitive()).count();
     let idle = s.max_idle_per_host.unwrap_or(s.per_host().min(s.max_idle.unwrap_or(usize::MAX)));
-    vec![
+    let mut layers = vec![
         ("defaults", format!("{base}, {} header fields, {secret} of them secret", defaults.headers.len())),
         ("deadline", format!("{} for the whole call, its response body included", Time(s.total_timeout))),
         (
@@ -162,7 +162,12 @@ fn layers(builder: &ClientBuilder) -> Vec<(&'static str, String)> {
                 if proxy.is_some() { "the proxies of its own matcher" } else { "the environment's proxies" },
             ),
         ),
-    ]
+    ];
+    if let Some(told) = telling.in_words() {
+        let inside_retry = layers.iter().position(|&(layer, _)| layer == "limit").unwrap_or_default();
+        layers.insert(inside_retry, ("telemetry", told));
+    }
+    layers
 }
 
 fn contradictions<'a>(

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use outbound_core::Witness;
 use outbound_limit::{
-    AdaptiveLimit, AdaptiveLimitLayer, Algorithm, ConcurrencyLimit, ConcurrencyLimitLayer, Sample,
+    AdaptiveLimit, AdaptiveLimitLayer, Algorithm, ConcurrencyLimit, ConcurrencyLimitLayer, Sample, Stats,
 };
 use tower::util::Either;
 use tower_layer::Layer;
@@ -31,6 +31,9 @@ pub(crate) struct Erased(Box<dyn Algorithm>);
 
 pub(crate) type Limit<S> = Either<ConcurrencyLimit<S>, AdaptiveLimit<S, Erased>>;
 
+/// What a limit has to show.
+pub(crate) type Numbers = Box<dyn Fn() -> Stats + Send + Sync>;
+
 impl Concurrency {
     /// As many as `algorithm` finds out that the server can take.
     pub fn adaptive(algorithm: impl Algorithm) -> Self {
@@ -44,23 +47,27 @@ impl Concurrency {
         }
     }
 
-    /// `max_waiting` calls may wait; `witness` knows who keeps them waiting.
+    /// `max_waiting` calls may wait; `witness` knows who keeps them waiting. With what the limit has to show, if there is one.
     pub(crate) fn layer<S>(
         this: Option<Self>,
         max_waiting: usize,
         witness: Arc<dyn Witness>,
         inner: S,
-    ) -> Limit<S> {
-        match this.unwrap_or(usize::MAX.into()).0 {
+    ) -> (Limit<S>, Option<Numbers>) {
+        let is_limited = this.is_some();
+        let (limit, numbers): (_, Numbers) = match this.unwrap_or(usize::MAX.into()).0 {
             Kind::Fixed(limit) => {
-                let layer = ConcurrencyLimitLayer::new(limit).max_waiting(max_waiting);
-                Either::Left(layer.witness(witness).layer(inner))
+                let layer = ConcurrencyLimitLayer::new(limit).max_waiting(max_waiting).witness(witness);
+                let handle = layer.handle();
+                (Either::Left(layer.layer(inner)), Box::new(move || handle.stats()))
             }
             Kind::Adaptive(algorithm) => {
-                let layer = AdaptiveLimitLayer::new(algorithm).max_waiting(max_waiting);
-                Either::Right(layer.witness(witness).layer(inner))
+                let layer = AdaptiveLimitLayer::new(algorithm).max_waiting(max_waiting).witness(witness);
+                let handle = layer.handle();
+                (Either::Right(layer.layer(inner)), Box::new(move || handle.stats()))
             }
-        }
+        };
+        (limit, is_limited.then_some(numbers))
     }
 }
 

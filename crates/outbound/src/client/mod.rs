@@ -29,6 +29,7 @@
 //! | `tower_http::follow_redirect` | if switched on, with a policy that lets no credentials cross origins |
 //! | `tower_http::decompression` | gzip, deflate and Brotli |
 //! | [`RetryLayer`](outbound_retry::RetryLayer) | what is safe to send again, within a budget |
+//! | `TelemetryLayer` | if set (feature `telemetry`), a span and measurements of each attempt; inside retry, so that none hides another, and outside the rest, so that waiting for a turn and for a connection is measured too |
 //! | [`ConcurrencyLimitLayer`](outbound_limit::ConcurrencyLimitLayer) or [`AdaptiveLimitLayer`](outbound_limit::AdaptiveLimitLayer) | if set, a permit per attempt until its body has ended; inside retry, so that a call asleep in backoff holds none |
 //! | [`TimeoutLayer`](outbound_timeout::TimeoutLayer) | head, read and write of one attempt |
 //! | [`LeakGuardLayer`](outbound_guard::LeakGuardLayer) | who holds which response, and from which line of code |
@@ -71,11 +72,64 @@
 //! | `max_waiting` | 4,096 | a queue is finite |
 //! | `redirects` | 0: none is followed | an API that redirects is news to its caller, and following is how credentials leak |
 //! | `decompression` | on | text is a tenth of its size on the wire |
+//! | `telemetry` (feature `telemetry`) | none: without it nothing is there to cost anything | whom to tell is the program's affair |
 //! | `leak_guard` | on: told after 10 s, once a minute and line | it costs next to nothing, and is wanted when it is too late to switch it on |
 //! | `proxy` | as `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say | where there is one, there is no other way out |
 //! | `protocols` | HTTP/2 or HTTP/1.1, as the server chooses by ALPN | fewer connections and handshakes where it can |
 //! | `http2_prior_knowledge` | off | over plain connections few servers speak it unasked |
 //! | `tls_config` | Mozilla's roots, compiled in; without that feature the operating system's; without either it has to be given | the same everywhere |
+//!
+//! # Coming from reqwest
+//!
+//! | there | here |
+//! |---|---|
+//! | `Client::new()`, `reqwest::get(url)` | [`Client::builder`]`().build()?`; nothing for a single call, which would open a connection for it |
+//! | `.get(url)`, `.json(&value)`, `.query(…)`, `.form(…)`, `.bearer_auth(…)`, `.body(…)`, `.send().await?` | the same, of [`ClientExt`](crate::ClientExt) |
+//! | `.header(name, value)` adds a field | it replaces what there is of that name |
+//! | a URL with spaces or umlauts is encoded | a [`Uri`] has to be; `.query(…)` encodes its pairs |
+//! | `.timeout(…)` of a request | [`deadline`](crate::RequestBuilder::deadline) |
+//! | `.timeout(…)` of a client, none by default | [`total_timeout`](ClientBuilder::total_timeout), 60 s: its retries and the body included |
+//! | `.user_agent(…)`, `.default_headers(…)` | [`default_header`](ClientBuilder::default_header), one by one |
+//! | `.json().await?`, `.text().await?`, `.bytes().await?` | the same, of [`ResponseExt`](crate::ResponseExt); more than 16 MiB only if asked for, with `json_within` and its like |
+//! | `.error_for_status()?` | `.error_for_status().await?`: it keeps the first 8 KiB of what the server says |
+//! | `.chunk()`, `.bytes_stream()` | `into_body()`, an [`http_body::Body`] |
+//! | `.url()` | the extension `tower_http::follow_redirect::RequestUri` of the response, if redirects are on |
+//! | redirects are followed | [`redirects`](ClientBuilder::redirects), none by default |
+//! | nothing is retried | what is safe to send again is, twice; [`max_attempts(1)`](ClientBuilder::max_attempts) to leave it |
+//! | any number of connections | [`max_connections_per_host`](ClientBuilder::max_connections_per_host), 128; others wait |
+//! | `.add_root_certificate(…)`, `.identity(…)`, `.danger_accept_invalid_certs(…)` | [`tls_config`](ClientBuilder::tls_config), by [`rustls`](crate::rustls) |
+//! | `error.is_timeout()`, `.is_connect()`, `.status()` | [`Failure::of`](outbound_core::Failure::of)`(&*error)`: `kind()`, `phase()`; [`find`](outbound_core::find)`::<`[`StatusError`](crate::StatusError)`>(&*error)` |
+//! | `reqwest::Error` in an `anyhow::Result` | `.map_err(anyhow::Error::from_boxed)?`: a [`BoxError`] is a box and no `Error` itself |
+//! | `reqwest::blocking` | `build_blocking` (feature `blocking`), of the same builder |
+//! | cookie stores, multipart forms, HTTP/3 | not there |
+//!
+//! ```no_run
+//! use std::pin::pin;
+//! use http_body_util::BodyExt;
+//! use outbound::{Client, ClientExt, Failure, Kind, ResponseExt, StatusError, find};
+//!
+//! # async fn call(client: Client) -> Result<(), outbound::BoxError> {
+//! let answered = async { client.get("/download").send().await?.error_for_status().await };
+//! match answered.await {
+//!     Ok(response) => {
+//!         let mut body = pin!(response.into_body());
+//!         while let Some(frame) = body.frame().await {
+//!             if let Ok(data) = frame?.into_data() {
+//!                 println!("{} bytes", data.len());
+//!             }
+//!         }
+//!     }
+//!     Err(error) => match Failure::of(&*error).kind() {
+//!         Kind::Timeout | Kind::Overloaded => eprintln!("later: {error}"),
+//!         _ => match find::<StatusError>(&*error) {
+//!             Some(answer) => eprintln!("{}: {:?}", answer.status(), answer.body()),
+//!             None => return Err(error),
+//!         },
+//!     },
+//! }
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # Growing out of it
 //! `Client` is a `tower::Service` like any other: [`layer`](Client::layer) puts a layer around it, and every method of
@@ -88,6 +142,8 @@ mod describe;
 mod limit;
 mod redirect;
 mod settings;
+#[cfg_attr(not(feature = "telemetry"), path = "untold.rs")]
+mod telemetry;
 
 use std::{
     fmt,
@@ -98,7 +154,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, Uri};
 use http_body::{Frame, SizeHint};
 use outbound_core::{BoxError, OnEnd};
 use outbound_guard::{GuardedBody, LeakDetector, LeakGuard};
@@ -122,7 +178,12 @@ pub use self::{
     describe::{Contradiction, Description},
     limit::Concurrency,
 };
-use self::{defaults::WithDefaults, limit::Limit, redirect::NoCredentials};
+use self::{
+    defaults::WithDefaults,
+    limit::Limit,
+    redirect::NoCredentials,
+    telemetry::{Measured, Told, ToldBody, Watches},
+};
 use crate::Body;
 
 /// A client: a preset stack over a pool. See the [module](self) for all its settings and their defaults.
@@ -141,18 +202,21 @@ struct About {
     description: Description,
     /// What a call may take, and so the end of all calls.
     total: Duration,
+    _watches: Watches,
 }
 
 /// What opens the connections of a [`Client`]: TLS to the server, over a proxy, over TLS to the proxy.
-pub type Connector = Tls<Proxy<Tls<Tcp>>>;
+#[derive(Clone, Debug)]
+pub struct Connector(Opens);
 
-type Attempted = Limit<Timeout<LeakGuard<Pool<Connector>>>>;
+type Opens = Measured<Tls<Proxy<Tls<Tcp>>>>;
+type Attempted = Told<Limit<Timeout<LeakGuard<Pool<Connector>>>>>;
 type Decompressed = Decompression<Retry<Attempted>>;
 type Redirected = Either<FollowRedirect<Decompressed, NoCredentials>, Decompressed>;
 type Stack = WithDefaults<WithDeadline<Redirected>>;
 type Called = <Stack as Service<Request<Body>>>::Future;
-type InnerBody = TimeoutBody<DecompressionBody<OnEnd<AttemptBody, outbound_limit::Release>>>;
-type AttemptBody = TimeoutBody<GuardedBody<outbound_pool::Body>>;
+type InnerBody = TimeoutBody<DecompressionBody<AttemptBody>>;
+type AttemptBody = ToldBody<OnEnd<TimeoutBody<GuardedBody<outbound_pool::Body>>, outbound_limit::Release>>;
 
 pin_project! {
     /// The response of a [`Client`] to come. Dropping it gives up whatever is being done.
@@ -233,6 +297,22 @@ impl Service<Request<Body>> for Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("pool", &self.pool).finish_non_exhaustive()
+    }
+}
+
+// === Connector ===
+
+impl Service<Uri> for Connector {
+    type Response = <Opens as Service<Uri>>::Response;
+    type Error = <Opens as Service<Uri>>::Error;
+    type Future = <Opens as Service<Uri>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        self.0.call(uri)
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a pool has to show.
 
 use opentelemetry::{KeyValue, StringValue, metrics::Meter};
-use outbound_pool::{Counts, OriginStats, Pool, Totals};
+use outbound_core::Origin;
+use outbound_pool::{Counts, Event, OriginStats, Pool, Totals, What};
 use outbound_telemetry::{Observe, Series, Watch};
 
 type State = (&'static str, fn(&Counts) -> usize);
@@ -23,7 +24,7 @@ where
         })
         .up_down(WAITING, |pool, observe| {
             for origin in pool.stats().origins {
-                observe(origin.waiting as i64, &server(&origin));
+                observe(origin.waiting as i64, &server(&origin.origin));
             }
         })
         .up_down(EXCHANGES, |pool, observe| observe(pool.stats().exchanges as i64, &[]))
@@ -60,9 +61,48 @@ where
         })
 }
 
+/// Counts the connections of `pool` that are closed from now on, by the reason: a future to be spawned, which ends when the pool has gone,
+/// and does not keep it.
+///
+/// ```
+/// use opentelemetry::global::meter;
+/// use outbound::{Pool, pool::connect::Tcp, telemetry};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), outbound::BoxError> {
+/// let pool = Pool::builder().build(Tcp::new())?;
+/// tokio::spawn(telemetry::count_closings(&meter("outbound"), "users", &pool));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// It reads [`Pool::events`], which each exchange then has to tell. If it does not run for more than a thousand of them, those that it missed
+/// are not counted: the sum falls behind `outbound.pool.events` by as many.
+pub fn count_closings<C, N>(
+    meter: &Meter,
+    name: N,
+    pool: &Pool<C>,
+) -> impl Future<Output = ()> + Send + use<C, N>
+where
+    N: Into<StringValue>,
+{
+    let counter = meter.u64_counter(CLOSED.name).with_unit(CLOSED.unit).with_description(CLOSED.description);
+    let (closed, name, mut events) =
+        (counter.build(), KeyValue::new("outbound.name", name.into()), pool.events());
+    async move {
+        while let Some(next) = events.next().await {
+            if let Ok(Event { origin, what: What::Closed(why), .. }) = next {
+                let [address, port] = server(&origin);
+                let reason = KeyValue::new("outbound.pool.reason", why.as_str());
+                closed.add(1, &[reason, address, port, name.clone()]);
+            }
+        }
+    }
+}
+
 fn by_state(key: &'static str, states: [State; 2], origins: &[OriginStats], observe: &mut Observe<'_, i64>) {
     for origin in origins {
-        let [address, port] = server(origin);
+        let [address, port] = server(&origin.origin);
         for (state, count) in states {
             let state = KeyValue::new(key, state);
             observe(count(&origin.connections) as i64, &[address.clone(), port.clone(), state]);
@@ -70,12 +110,9 @@ fn by_state(key: &'static str, states: [State; 2], origins: &[OriginStats], obse
     }
 }
 
-fn server(stats: &OriginStats) -> [KeyValue; 2] {
-    let host = stats.origin.host().trim_start_matches('[').trim_end_matches(']');
-    [
-        KeyValue::new("server.address", host.to_owned()),
-        KeyValue::new("server.port", i64::from(stats.origin.port())),
-    ]
+fn server(origin: &Origin) -> [KeyValue; 2] {
+    let host = origin.host().trim_start_matches('[').trim_end_matches(']');
+    [KeyValue::new("server.address", host.to_owned()), KeyValue::new("server.port", i64::from(origin.port()))]
 }
 
 const OPEN_CONNECTIONS: Series = Series {
@@ -102,4 +139,9 @@ const EVENTS: Series = Series {
     name: "outbound.pool.events",
     unit: "{event}",
     description: "What has happened since the pool was built.",
+};
+const CLOSED: Series = Series {
+    name: "outbound.pool.closed",
+    unit: "{connection}",
+    description: "Connections closed, and dials that came to nothing.",
 };
