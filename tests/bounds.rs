@@ -83,7 +83,8 @@ async fn calls_given_up_are_reset_at_a_pace() {
     let upstream = Hostile::new(frames::settled(&[])).start();
     let stack = Setup { http2: true, permits: CALLS, ..Setup::default() }.over(Tcp::new());
     let took = in_steps(EVERY, async {
-        let call = || stack.client.clone().oneshot(stack.request(Method::GET, upstream.uri("/"), TestBody::new()));
+        let call =
+            || stack.client.clone().oneshot(stack.request(Method::GET, upstream.uri("/"), TestBody::new()));
         let calls: Vec<_> = (0..CALLS).map(|_| tokio::spawn(call())).collect();
         upstream.until("all heads", |seen| count(seen, FrameKind::HEADERS) == CALLS).await;
         calls.iter().for_each(|call| call.abort());

@@ -192,7 +192,9 @@ pub(crate) fn rows() -> Vec<Row> {
         cited(
             "No answer to a keep-alive ping",
             "all streams of the connection fail",
-            &["outbound-pool::http2_faults::a_silent_peer_is_asked_and_if_it_does_not_answer_all_its_streams_fail"],
+            &[
+                "outbound-pool::http2_faults::a_silent_peer_is_asked_and_if_it_does_not_answer_all_its_streams_fail",
+            ],
         ),
         cited(
             "A body that nobody reads",
