@@ -7,14 +7,20 @@ use std::{
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::{Body, Frame};
 use outbound::{Client, ClientExt, ResponseExt, TooLarge, find, pool::connect::Tcp};
-use outbound_testkit::{Answer, Friendly, Hostile, Script, TestBody, Upload};
-use outbound_tests::stack::{Setup, patiently};
+use outbound_testkit::{Answer, FrameKind, Friendly, Hostile, Script, Sightings, TestBody, Upload};
+use outbound_tests::{
+    clock::in_steps,
+    frames,
+    stack::{Setup, patiently},
+};
+use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
 
 /// A response without end, and how much of it the server got rid of.
@@ -62,6 +68,44 @@ async fn a_body_that_nobody_reads_is_not_buffered() {
         drop(held);
         stack.leaves_nothing(vec![upstream]).await;
     }
+}
+
+/// Servers that guard against rapid resets (CVE-2023-44487) close the connection for all: so not more than a hundred at once, and then
+/// one in ten milliseconds.
+#[tokio::test(start_paused = true)]
+async fn calls_given_up_are_reset_at_a_pace() {
+    const CALLS: usize = 300;
+    const AT_ONCE: usize = 100;
+    const EVERY: Duration = Duration::from_millis(10);
+    let count = |seen: &Sightings, kind| {
+        seen.connections.iter().flat_map(|it| &it.frames).filter(|frame| frame.kind == kind).count()
+    };
+    let upstream = Hostile::new(frames::settled(&[])).start();
+    let stack = Setup { http2: true, permits: CALLS, ..Setup::default() }.over(Tcp::new());
+    let took = in_steps(EVERY, async {
+        let call =
+            || stack.client.clone().oneshot(stack.request(Method::GET, upstream.uri("/"), TestBody::new()));
+        let calls: Vec<_> = (0..CALLS).map(|_| tokio::spawn(call())).collect();
+        upstream.until("all heads", |seen| count(seen, FrameKind::HEADERS) == CALLS).await;
+        calls.iter().for_each(|call| call.abort());
+        for call in calls {
+            let _ = call.await;
+        }
+        let given_up = Instant::now();
+        loop {
+            let resets = count(&upstream.sightings(), FrameKind::RST_STREAM);
+            let ticks = (given_up.elapsed().as_nanos() / EVERY.as_nanos()) as usize;
+            assert!(resets <= AT_ONCE + ticks, "{resets} resets after {ticks} times {EVERY:?}");
+            if resets == CALLS {
+                return given_up.elapsed();
+            }
+            sleep(EVERY).await;
+        }
+    })
+    .await;
+    assert!(took >= EVERY * (CALLS - AT_ONCE) as u32, "all of them after {took:?}");
+    assert_eq!(upstream.sightings().connections.len(), 1);
+    stack.leaves_nothing(vec![upstream]).await;
 }
 
 /// 200 kB that are 32 MiB: what a whole body may be counts what comes out.

@@ -18,7 +18,7 @@ use outbound::{
     BoxError,
     guard::Leak,
     pool::connect::{Connect, Tcp, Tls},
-    retry::{Decision, Outcome},
+    retry::{BodyFactory, Decision, Outcome},
 };
 use outbound_testkit::{
     Answer, BlackHole, Certificate, Frame, Friendly, Gate, Hostile, Script, TestBody, Upstream,
@@ -279,6 +279,27 @@ async fn a_policy_that_panics() {
         Tcp::new(),
     );
     assert!(panics(&stack, stack.request(Method::PUT, upstream.uri("/"), "x".into())).await);
+    stack.leaves_nothing(vec![upstream]).await;
+}
+
+/// What makes the body of a second attempt, what says which addresses may be dialed.
+#[tokio::test]
+async fn a_factory_or_an_admission_that_panics() {
+    let busy = Hostile::new(Script::new().exchange(Answer::new(503, "busy"))).start();
+    let stack = self::stack(Tcp::new());
+    let mut request = stack.request(Method::PUT, busy.uri("/"), "x".into());
+    BodyFactory::new(|| -> TestBody { panic!("the factory was told to panic") }).attach(&mut request);
+    assert!(panics(&stack, request).await, "factory");
+    stack.leaves_nothing(vec![busy]).await;
+
+    let upstream = Friendly::new(handler::hello).start();
+    let calls = AtomicUsize::new(0);
+    let once = Tcp::new().admit(move |_| match calls.fetch_add(1, SeqCst) {
+        0 => panic!("the admission was told to panic"),
+        _ => Ok(()),
+    });
+    let stack = self::stack(once);
+    assert!(panics(&stack, stack.request(Method::PUT, upstream.uri("/"), "x".into())).await, "admission");
     stack.leaves_nothing(vec![upstream]).await;
 }
 

@@ -216,6 +216,14 @@ fn bodies() -> Vec<Row> {
             raw("HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n"),
             "204; 1 seen; kept",
         ),
+        cited(
+            "HEAD or 304, and a length; bytes after them",
+            "the connection is kept; with bytes after them it is closed",
+            &[
+                "outbound-pool::exchange::sequential_requests_share_one_connection_whatever_ends_the_response",
+                "outbound-pool::exchange::stray_bytes_are_nobodys",
+            ],
+        ),
         alike("http_10", "HTTP/1.0", read().respond(ten().http_10()), "200; 1 seen; closed"),
         alike(
             "connection_close",

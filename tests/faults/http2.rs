@@ -47,6 +47,21 @@ pub(crate) fn rows() -> Vec<Row> {
             answered(asked().write(Frame::go_away(1, NO_ERROR)), 1),
             "200; 1 seen; closed",
         ),
+        Case::new("enough", "GOAWAY: the server has had enough of us (ENHANCE_YOUR_CALM)")
+            .served_http2(
+                asked().write(Frame::go_away(1, ENHANCE_YOUR_CALM)).close(),
+                "closed/head/maybe → 200; 2 seen; closed",
+                "closed/head/maybe; 1 seen; closed",
+            )
+            .into(),
+        cited(
+            "Calls given up by the hundred",
+            "reset at a pace that no server takes for an attack",
+            &[
+                "tests::bounds::calls_given_up_are_reset_at_a_pace",
+                "outbound-pool::http2_faults::calls_given_up_by_the_hundred_are_reset_at_a_pace",
+            ],
+        ),
         alike("refused_stream", "RST_STREAM: REFUSED_STREAM", reset(REFUSED_STREAM), "200; 2 seen; kept"),
         cited(
             "REFUSED_STREAM twice on one connection",
@@ -174,6 +189,18 @@ pub(crate) fn rows() -> Vec<Row> {
             )
             .play("POST", || silent(settled(&[]).mute(), Method::POST), "timeout/head/maybe; 1 seen; closed")
             .into(),
+        cited(
+            "No answer to a keep-alive ping",
+            "all streams of the connection fail",
+            &[
+                "outbound-pool::http2_faults::a_silent_peer_is_asked_and_if_it_does_not_answer_all_its_streams_fail",
+            ],
+        ),
+        cited(
+            "A body that nobody reads",
+            "it stops no other stream",
+            &["outbound-pool::http2_faults::a_body_that_nobody_reads_stops_no_other"],
+        ),
         Case::new("slow_stream", "No answer on a stream, but to a ping")
             .paused()
             .play("POST", slow_stream, "timeout/head/maybe; 1 seen; kept")

@@ -114,11 +114,12 @@ fn going_away() -> Vec<Row> {
             ],
         ),
         cited(
-            "User code panics: connector, resolver, policy, body, callback, service",
+            "User code panics: connector, resolver, admission, policy, body, factory, callback, service",
             "it unwinds to its caller (over HTTP/1.1 a body's panic fails the request); all is given back",
             &[
                 "tests::cancel::user_code_that_panics",
                 "tests::cancel::a_policy_that_panics",
+                "tests::cancel::a_factory_or_an_admission_that_panics",
                 "tests::cancel::a_request_body_that_panics",
                 "tests::cancel::a_request_body_that_panics_over_http2",
                 "tests::cancel::a_callback_that_panics",

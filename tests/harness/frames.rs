@@ -10,6 +10,8 @@ pub const INTERNAL_ERROR: u32 = 2;
 pub const REFUSED_STREAM: u32 = 7;
 /// Not wanted any more.
 pub const CANCEL: u32 = 8;
+/// Too much of something.
+pub const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// A server that has said what it allows: these settings. It answers SETTINGS and pings.
 pub fn settled(settings: &[(u16, u32)]) -> Script {

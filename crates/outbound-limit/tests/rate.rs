@@ -11,6 +11,7 @@ use http::{Request, Response};
 use outbound_core::{BoxError, Deadline, Delivery, Elapsed, Failure, Kind, Overloaded, Phase, find};
 use outbound_limit::{RateLimit, RateLimitLayer, RateLimiter};
 use outbound_testkit::{Plan, Probe, ProbeHandle, TestBody, cancel_at_each_poll};
+use proptest::prelude::*;
 use tokio::time::{Instant, advance};
 use tower::{Layer, Service, ServiceExt};
 
@@ -308,4 +309,40 @@ fn send_where_the_parts_are() {
     is_sync::<RateLimitLayer>();
     is_sync::<RateLimit<Probe>>();
     is_send::<outbound_limit::RateLimitFuture<Probe, TestBody>>();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// A bucket of time: it fills as time passes, and each call that starts takes an interval of it.
+    #[test]
+    fn what_starts_at_once_is_what_a_bucket_has(
+        calls in 1..20_u32,
+        period in prop_oneof![Just(1_000_u64), 1..5_000_u64],
+        burst in 1..8_u32,
+        pauses in prop::collection::vec(prop_oneof![3 => Just(0_u64), 2 => 1..300_u64, 1 => 1_000..9_000_u64], 1..120),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let period = Duration::from_millis(period);
+            let layer = RateLimitLayer::new(calls, period).unwrap().burst(burst).unwrap();
+            let (service, _) = limited(&layer.max_wait(Duration::ZERO));
+            let interval = period / calls;
+            let full = interval * burst;
+            let mut level = full;
+            for (number, pause) in pauses.into_iter().enumerate() {
+                let pause = Duration::from_millis(pause);
+                advance(pause).await;
+                level = full.min(level + pause);
+                let has = level >= interval;
+                level -= if has { interval } else { Duration::ZERO };
+                let started = call(&service).await;
+                let room = started.as_ref().err().and_then(|error| find::<Overloaded>(&**error)?.time_to_room());
+                prop_assert_eq!(started.is_ok(), has, "call {}", number);
+                prop_assert_eq!(room, (!has).then(|| interval - level), "call {}", number);
+            }
+            Ok(())
+        })?;
+    }
 }

@@ -1,9 +1,9 @@
 //! What to do after an outcome.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, request::Parts};
-use outbound_core::{Attempt, BoxError, CoolingDown, Failure, GaveUp, Idempotent, Kind, find};
+use outbound_core::{Attempt, BoxError, CoolingDown, Failure, GaveUp, Idempotent, Kind, Origin, find};
 use rand::{Rng, RngExt};
 
 use crate::{
@@ -54,7 +54,6 @@ pub enum Decision {
 }
 
 /// How an attempt ended, and all that is known of it.
-#[derive(Debug)]
 pub struct Outcome<'a> {
     pub(crate) method: &'a Method,
     pub(crate) uri: &'a Uri,
@@ -154,6 +153,21 @@ impl Outcome<'_> {
     /// What is known of that error.
     pub fn failure(&self) -> Option<&Failure> {
         self.result.as_ref().err().map(|(_, failure)| failure)
+    }
+}
+
+/// Of the URI its origin alone, of the response its status: the rest may be secret.
+impl fmt::Debug for Outcome<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outcome")
+            .field("method", self.method)
+            .field("origin", &Origin::of(self.uri).ok())
+            .field("idempotent", &self.idempotent)
+            .field("attempt", &self.attempt)
+            .field("waited", &self.waited)
+            .field("status", &self.status())
+            .field("failure", &self.failure())
+            .finish_non_exhaustive()
     }
 }
 

@@ -95,4 +95,58 @@ proptest! {
             }
         }
     }
+
+    /// The exponential wait is what multiplying again and again makes of the floor, and each jitter keeps to its part of that.
+    #[test]
+    fn each_wait_is_within_what_its_jitter_makes_of_the_exponential_one(
+        attempt in 1..40_u32,
+        floor in 0..5_000_000_000_u64,
+        more in 0..60_000_000_000_u64,
+        factor in prop_oneof![Just(1.0), Just(2.0), 1.0..4.0],
+        previous in 0..100_000_000_000_u64,
+        (low, width) in (0.0..1.5, 0.0..1.5),
+        seed in any::<u64>(),
+    ) {
+        let (floor, ceiling) = (Duration::from_nanos(floor), Duration::from_nanos(floor + more));
+        let (previous, high) = (Duration::from_nanos(previous), low + width);
+        let (least, most) = (floor.as_secs_f64(), ceiling.as_secs_f64());
+        let grown = (1..attempt).fold(least, |wait, _| (wait * factor).min(most)).min(most);
+        let band = Jitter::Band(Band::new(low, high).unwrap());
+        for (jitter, from, to) in [
+            (Jitter::None, grown, grown),
+            (Jitter::Full, 0.0, grown),
+            (Jitter::Equal, grown / 2.0, grown),
+            (band, grown * low, grown * high),
+            (Jitter::Decorrelated, least, least.max(3.0 * previous.as_secs_f64())),
+        ] {
+            let backoff = Backoff::new(floor, ceiling).unwrap().factor(factor).unwrap().jitter(jitter);
+            let draw = || Random::seeded(seed).draw(|random| backoff.wait(attempt, previous, random));
+            let wait = draw().as_secs_f64();
+            let (from, to) = (from.min(most), to.min(most));
+            prop_assert!(wait >= from * (1.0 - 1e-9) - 1e-9, "{jitter:?}: {wait} is less than {from}");
+            prop_assert!(wait <= to * (1.0 + 1e-9) + 1e-9, "{jitter:?}: {wait} is more than {to}");
+            prop_assert_eq!(draw(), draw(), "the same seed");
+        }
+    }
+
+    /// Later attempts never wait less, and neither do those with a higher floor or ceiling.
+    #[test]
+    fn without_jitter_waits_only_grow(
+        attempt in 1..200_u32,
+        floor in 0..1_000_000_000_u64,
+        (more, higher) in (0..60_000_000_000_u64, 0..60_000_000_000_u64),
+        factor in 1.0..4.0,
+    ) {
+        let wait = |attempt, floor, ceiling| {
+            let backoff = Backoff::new(Duration::from_nanos(floor), Duration::from_nanos(ceiling)).unwrap();
+            let backoff = backoff.factor(factor).unwrap().jitter(Jitter::None);
+            Random::seeded(0).draw(|random| backoff.wait(attempt, Duration::ZERO, random))
+        };
+        let ceiling = floor + more;
+        let here = wait(attempt, floor, ceiling);
+        prop_assert!(here <= wait(attempt + 1, floor, ceiling), "the next attempt");
+        prop_assert!(here <= wait(attempt, floor, ceiling + higher), "a higher ceiling");
+        prop_assert!(wait(attempt, floor / 2, ceiling) <= here, "a lower floor");
+        prop_assert!(here >= Duration::from_nanos(floor) && here <= Duration::from_nanos(ceiling));
+    }
 }

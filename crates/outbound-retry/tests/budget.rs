@@ -12,10 +12,10 @@ use std::{
 };
 
 use http::{Request, Response, StatusCode};
-use outbound_core::{BoxError, Elapsed, GaveUp, Ledger, Phase, Retries};
+use outbound_core::{BoxError, Elapsed, GaveUp, Kind, Ledger, Phase, Retries};
 use outbound_retry::{Backoff, Budget, Ratio, Replay, RetryLayer, Rule, Share, Standard, Tokens};
 use outbound_testkit::{Gate, Plan, Probe, TestBody};
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::TestCaseError};
 use tokio::time::{Instant, advance};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -313,6 +313,183 @@ proptest! {
         let floor = f64::from(floor) * (took.as_secs_f64() + 10.0);
         let bound = sent as f64 * (1.0 + f64::from(percent) / 100.0) + floor;
         prop_assert!(made.load(Relaxed) as f64 <= bound, "{made:?} attempts, at most {bound}");
+    }
+}
+
+/// What happens to a budget.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    /// So many milliseconds pass.
+    Pass(u64),
+    /// So many calls succeed at once.
+    Call(usize),
+    /// A retry is asked for, after a timeout or another failure.
+    Withdraw(bool),
+    /// One of those that were granted is over.
+    Settle(usize, bool),
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let step = prop_oneof![
+        2 => prop_oneof![1..50_u64, 100..3_000_u64, 9_000..12_000_u64].prop_map(Move::Pass),
+        3 => (1..9_usize).prop_map(Move::Call),
+        6 => any::<bool>().prop_map(Move::Withdraw),
+        3 => (any::<usize>(), any::<bool>()).prop_map(|(pick, succeeded)| Move::Settle(pick, succeeded)),
+    ];
+    prop::collection::vec(step, 1..150)
+}
+
+/// Plays `moves` on a budget and on what it is supposed to be: the two agree on every retry.
+fn agrees(budget: &dyn Fn() -> Budget, moves: &[Move], mut naive: impl Naive) -> Result<(), TestCaseError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let budget = budget();
+        let (begun, ledger) = (Instant::now(), account(&budget, 1).await);
+        naive.call(0);
+        let mut paid = Vec::new();
+        for (number, &step) in moves.iter().enumerate() {
+            let now = u64::try_from(begun.elapsed().as_nanos()).unwrap();
+            match step {
+                Move::Pass(millis) => advance(Duration::from_millis(millis)).await,
+                Move::Call(calls) => {
+                    storm(&layer(2, &budget), calls, Plan::new()).await;
+                    (0..calls).for_each(|_| naive.call(now));
+                }
+                Move::Withdraw(timed_out) => {
+                    let kind = if timed_out { Kind::Timeout } else { Kind::Reset };
+                    let granted = ledger.account().withdraw(Some(kind));
+                    prop_assert_eq!(granted.is_some(), naive.withdraw(now, timed_out), "move {}", number);
+                    paid.extend(granted.map(|paid| (paid, timed_out)));
+                }
+                Move::Settle(pick, succeeded) => {
+                    let Some(pick) = pick.checked_rem(paid.len()) else { continue };
+                    let (paid, timed_out) = paid.swap_remove(pick);
+                    ledger.account().settle(paid, succeeded);
+                    naive.settle(succeeded, timed_out);
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A budget, without any cleverness. Time is in nanoseconds.
+trait Naive {
+    /// One call begins, and succeeds.
+    fn call(&mut self, now: u64);
+    /// Whether there is a retry.
+    fn withdraw(&mut self, now: u64, timed_out: bool) -> bool;
+    /// It is over.
+    fn settle(&mut self, succeeded: bool, timed_out: bool);
+}
+
+/// A list of what calls have brought, in hundredths of a retry and when, and a bucket of time that a retry takes an interval of.
+struct NaiveRatio {
+    percent: u64,
+    interval: u64,
+    brought: Vec<(u64, u64)>,
+    level: u64,
+    filled: u64,
+}
+
+const WINDOW: u64 = 10_000_000_000;
+
+impl Naive for NaiveRatio {
+    fn call(&mut self, now: u64) {
+        self.brought.push((now / (WINDOW / 10), self.percent));
+    }
+
+    fn withdraw(&mut self, now: u64, _: bool) -> bool {
+        self.brought.retain(|&(tenth, _)| tenth + 10 > now / (WINDOW / 10));
+        if self.brought.iter().map(|(_, amount)| amount).sum::<u64>() >= 100 {
+            let mut owed = 100;
+            for (_, amount) in &mut self.brought {
+                let taken = owed.min(*amount);
+                (owed, *amount) = (owed - taken, *amount - taken);
+            }
+            return true;
+        }
+        self.level = WINDOW.min(self.level + now - self.filled);
+        self.filled = now;
+        let has = self.interval > 0 && self.level >= self.interval;
+        self.level -= if has { self.interval } else { 0 };
+        has
+    }
+
+    fn settle(&mut self, _: bool, _: bool) {}
+}
+
+struct NaiveTokens {
+    tokens: u64,
+    capacity: u64,
+    cost: u64,
+    timeout_cost: u64,
+    reward: u64,
+}
+
+impl NaiveTokens {
+    fn put(&mut self, tokens: u64) {
+        self.tokens = self.capacity.min(self.tokens + tokens);
+    }
+}
+
+impl Naive for NaiveTokens {
+    fn call(&mut self, _: u64) {
+        self.put(self.reward);
+    }
+
+    fn withdraw(&mut self, _: u64, timed_out: bool) -> bool {
+        let cost = if timed_out { self.timeout_cost } else { self.cost };
+        let has = self.tokens >= cost;
+        self.tokens -= if has { cost } else { 0 };
+        has
+    }
+
+    fn settle(&mut self, succeeded: bool, timed_out: bool) {
+        match (succeeded, timed_out) {
+            (false, _) => {}
+            (true, false) => self.put(self.cost),
+            (true, true) => self.put(self.timeout_cost),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_ratio_is_a_list_of_what_calls_brought_and_a_bucket_of_time(
+        percent in 0..250_u32,
+        floor in 0..5_u32,
+        moves in moves(),
+    ) {
+        let naive = NaiveRatio {
+            percent: percent.into(),
+            interval: 1_000_000_000_u64.checked_div(floor.into()).unwrap_or(0),
+            brought: Vec::new(),
+            level: WINDOW,
+            filled: 0,
+        };
+        agrees(&|| Budget::new(Ratio::default().percent(percent).floor(floor)), &moves, naive)?;
+    }
+
+    #[test]
+    fn tokens_are_a_bucket(
+        (capacity, reward) in (0..60_u32, 0..8_u32),
+        (cost, timeout_cost) in (0..12_u32, 0..25_u32),
+        moves in moves(),
+    ) {
+        let tokens =
+            Tokens::default().capacity(capacity).cost(cost).timeout_cost(timeout_cost).reward(reward);
+        let naive = NaiveTokens {
+            tokens: capacity.into(),
+            capacity: capacity.into(),
+            cost: cost.into(),
+            timeout_cost: timeout_cost.into(),
+            reward: reward.into(),
+        };
+        agrees(&|| Budget::new(tokens), &moves, naive)?;
     }
 }
 

@@ -137,6 +137,141 @@ proptest! {
     }
 }
 
+/// A value, and the seconds that it means: it is made of them, not read.
+type Meant = (String, Option<u64>);
+
+/// `delay-seconds` (RFC 9110, 10.2.3) with the space that a field may have around it, however many digits.
+fn delay() -> impl Strategy<Value = Meant> {
+    ("[ \t]{0,2}", "[0-9]{1,25}", "[ \t]{0,2}").prop_map(|(before, digits, after)| {
+        let seconds = digits.bytes().fold(0_u128, |sum, digit| sum * 10 + u128::from(digit - b'0'));
+        (format!("{before}{digits}{after}"), Some(u64::try_from(seconds).unwrap_or(u64::MAX)))
+    })
+}
+
+/// A date in any of its three forms (RFC 9110, 5.6.7), with a leap second where one may be; `now` is given.
+fn date(now: u64) -> impl Strategy<Value = Meant> {
+    let near = now.saturating_sub(CENTURY / 2 - YEAR)..now + CENTURY / 2 - YEAR;
+    let whole = (0..END_OF_9999, 0..2_u8);
+    let two_digits = (near, Just(2_u8));
+    (prop_oneof![whole, two_digits], any::<bool>()).prop_map(move |((at, form), leap)| {
+        let at = if leap { at / DAY * DAY + DAY - 1 } else { at };
+        (spelled(at, form, leap), Some((at + u64::from(leap)).saturating_sub(now)))
+    })
+}
+
+/// The instant by the calendar (Hinnant, "chrono-compatible low-level date algorithms": `civil_from_days`).
+fn spelled(at: u64, form: u8, leap: bool) -> String {
+    const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let name = DAYS[(at / DAY % 7) as usize];
+    let days = at / DAY + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 2 } else { from_march - 10 };
+    let year = year_of_era + era * 400 + u64::from(month < 2);
+    let month = MONTHS[month as usize];
+    let second = at % 60 + u64::from(leap);
+    let time = format!("{:02}:{:02}:{second:02}", at / 3_600 % 24, at / 60 % 60);
+    match form {
+        0 => format!("{}, {day:02} {month} {year:04} {time} GMT", &name[..3]),
+        1 => format!("{} {month} {day:2} {time} {year:04}", &name[..3]),
+        _ => format!("{name}, {day:02}-{month}-{:02} {time} GMT", year % 100),
+    }
+}
+
+/// What is neither: digits with something in them that is none, or anything without the colons of a time.
+fn garbage() -> impl Strategy<Value = Meant> {
+    let broken = ("[0-9]{1,9}", 0..10_usize, "[-+.,;:eExX_/]").prop_map(|(mut digits, at, stranger)| {
+        digits.insert_str(at.min(digits.len()), &stranger);
+        digits
+    });
+    let other = "[^:\\x00-\\x1f\\x7f]{0,40}".prop_filter("digits are seconds", |value| {
+        let value = value.trim();
+        value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit())
+    });
+    prop_oneof![broken, other].prop_map(|value| (value, None))
+}
+
+/// Several fields at some time.
+fn fields() -> impl Strategy<Value = (u64, Vec<Meant>)> {
+    (0..CENTURY).prop_flat_map(|now| {
+        let field = prop_oneof![2 => delay(), 3 => date(now), 3 => garbage()];
+        (Just(now), prop::collection::vec(field, 0..4))
+    })
+}
+
+/// A parameter of a `RateLimit` field, and what it says of the reset.
+fn parameter() -> impl Strategy<Value = Meant> {
+    let key = prop::sample::select(&["t", "reset", "r", "limit", "remaining", "w", "T", "tt", ""][..]);
+    let value = prop_oneof!["[0-9]{1,12}", "[0-9]{0,3}[-+.x ][0-9]{0,3}", Just(String::new())];
+    (key, value).prop_map(|(key, value)| {
+        let is_reset = matches!(key, "t" | "reset");
+        let seconds = value.trim_end().parse().ok().filter(|_| !value.starts_with('+') && is_reset);
+        (format!("{key}={value}"), seconds)
+    })
+}
+
+/// A `RateLimit` field: the first parameter that says when.
+fn rate_limit() -> impl Strategy<Value = Meant> {
+    let separator = prop::sample::select(&[";", "; ", ",", ", ", " ;"][..]);
+    (r#""[a-z]{0,5}""#, prop::collection::vec((separator, parameter()), 0..5)).prop_map(
+        |(name, parameters)| {
+            let seconds = parameters.iter().find_map(|(_, (_, seconds))| *seconds);
+            let text = parameters
+                .iter()
+                .fold(name, |text, (separator, (parameter, _))| text + separator + parameter);
+            (text, seconds)
+        },
+    )
+}
+
+/// What a number means: seconds, or from 10⁹ on an instant.
+fn until(reset: u64, now: u64) -> u64 {
+    if reset < 1_000_000_000 { reset } else { reset.saturating_sub(now) }
+}
+
+proptest! {
+    /// The first that is valid, and what it was made of.
+    #[test]
+    fn what_was_meant_is_what_is_read((now, fields) in fields()) {
+        let values: Vec<_> = fields.iter().map(|(value, _)| value.as_str()).collect();
+        prop_assert_eq!(read(&values, now), fields.iter().find_map(|(_, seconds)| *seconds));
+    }
+
+    /// The newest field that says anything, whatever order they come in.
+    #[test]
+    fn a_rate_limit_is_read_from_the_newest_field_that_says_anything(
+        now in 0..CENTURY,
+        newest in prop::collection::vec(rate_limit(), 0..3),
+        plain in prop::collection::vec(prop_oneof![delay(), garbage()], 0..3),
+        oldest in prop::collection::vec(prop_oneof![delay(), garbage()], 0..3),
+        oldest_first in any::<bool>(),
+    ) {
+        let mut groups = [("ratelimit", newest), ("ratelimit-reset", plain), ("x-ratelimit-reset", oldest)];
+        let meant = groups.iter().find_map(|(_, values)| values.iter().find_map(|(_, seconds)| *seconds));
+        if oldest_first {
+            groups.reverse();
+        }
+        let named = |(name, values): &'_ (&'static str, Vec<Meant>)| {
+            values.iter().map(|(value, _)| (*name, value.clone())).collect::<Vec<_>>()
+        };
+        let fields: Vec<_> = groups.iter().flat_map(named).collect();
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let reset = rate_limit_reset(&headers(&fields), at(now)).map(|wait| wait.as_secs());
+        prop_assert_eq!(reset, meant.map(|reset| until(reset, now)));
+    }
+}
+
+const DAY: u64 = 86_400;
+const YEAR: u64 = 366 * DAY;
+const CENTURY: u64 = 3_155_760_000;
+/// The last second that has a date of four digits, and one.
+const END_OF_9999: u64 = 253_402_300_800;
+
 /// Dates are in GMT, whatever the zone of the machine.
 #[test]
 fn the_local_time_zone_does_not_matter() {
