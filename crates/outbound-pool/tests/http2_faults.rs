@@ -126,12 +126,26 @@ async fn goaway_below_the_stream_sends_it_again_on_another_connection() {
     }
 }
 
+/// As where a server ends each connection after so many requests (nginx: `keepalive_requests`), and others have used up the next one, too.
 #[tokio::test]
-async fn goaway_below_the_stream_twice_is_the_callers_to_know() {
+async fn goaway_below_the_stream_of_several_connections_is_nobodys_failure() {
+    for method in [Method::GET, Method::POST] {
+        let gone = || greeted().write(Frame::go_away(0, NO_ERROR));
+        let upstream = Hostile::new(gone()).then(gone()).then(gone()).then(healthy()).start();
+        let pool = pool();
+        assert_eq!(fetch(&pool, with(method.clone(), &upstream)).await.unwrap().body(), "hello", "{method}");
+        assert_eq!(upstream.sightings().connections.len(), 4, "{method}");
+        assert_eq!(quiet(&pool).await.connections.idle, 1, "{method}: the others take no more");
+        leaves_nothing("GOAWAY three times", pool, &[&upstream]).await;
+    }
+}
+
+#[tokio::test]
+async fn goaway_below_the_stream_without_end_is_the_callers_to_know() {
     let upstream = Hostile::new(greeted().write(Frame::go_away(0, NO_ERROR))).start();
     let expected = of(Kind::Closed, Phase::Head, Delivery::Refused);
-    fails("GOAWAY twice", pool(), &[&upstream], with(Method::POST, &upstream), expected).await;
-    assert_eq!(upstream.sightings().connections.len(), 2, "once more, and not a third time");
+    fails("GOAWAY without end", pool(), &[&upstream], with(Method::POST, &upstream), expected).await;
+    assert_eq!(upstream.sightings().connections.len(), 4, "three times more, and not a fourth time");
 }
 
 /// It may be the answer to this very request.
@@ -239,10 +253,9 @@ async fn a_response_that_is_given_up_stops_the_upload() {
 
 #[tokio::test]
 async fn a_response_that_fails_stops_the_upload() {
-    for (name, end, connections) in [
-        ("reset", half(&[]).write(Frame::reset(1, INTERNAL_ERROR)), 1),
-        ("FIN", half(&[]).close(), 2),
-    ] {
+    for (name, end, connections) in
+        [("reset", half(&[]).write(Frame::reset(1, INTERNAL_ERROR)), 1), ("FIN", half(&[]).close(), 2)]
+    {
         let end = if connections == 1 { serves(end, 3) } else { end };
         let upstream = Hostile::new(end).then(healthy()).start();
         let (pool, lives) = (pool(), Lives::new());
