@@ -25,6 +25,8 @@ pub(crate) struct Call {
     pub(crate) is_idempotent: bool,
     /// It has been sent before, in vain: there is no third time.
     pub(crate) is_second: bool,
+    /// How many connections have been closed, in an orderly way, before it was processed.
+    pub(crate) turned_away: u8,
 }
 
 // === Call ===
@@ -48,7 +50,18 @@ impl Call {
             Some(_) if request.extensions().len() == 1 => mem::take(request.extensions_mut()),
             _ => Extensions::new(),
         };
-        Box::new(Self { origin, request, exchange, site, deadline, context, is_idempotent, is_second: false })
+        let (is_second, turned_away) = (false, 0);
+        Box::new(Self {
+            origin,
+            request,
+            exchange,
+            site,
+            deadline,
+            context,
+            is_idempotent,
+            is_second,
+            turned_away,
+        })
     }
 
     /// Whether it asks for the connection itself: with HTTP/1.1 one can be had (RFC 9110, 7.8 and 9.3.6).

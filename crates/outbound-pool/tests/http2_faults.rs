@@ -126,12 +126,26 @@ async fn goaway_below_the_stream_sends_it_again_on_another_connection() {
     }
 }
 
+/// As where a server ends each connection after so many requests (nginx: `keepalive_requests`), and others have used up the next one, too.
 #[tokio::test]
-async fn goaway_below_the_stream_twice_is_the_callers_to_know() {
+async fn goaway_below_the_stream_of_several_connections_is_nobodys_failure() {
+    for method in [Method::GET, Method::POST] {
+        let gone = || greeted().write(Frame::go_away(0, NO_ERROR));
+        let upstream = Hostile::new(gone()).then(gone()).then(gone()).then(healthy()).start();
+        let pool = pool();
+        assert_eq!(fetch(&pool, with(method.clone(), &upstream)).await.unwrap().body(), "hello", "{method}");
+        assert_eq!(upstream.sightings().connections.len(), 4, "{method}");
+        assert_eq!(quiet(&pool).await.connections.idle, 1, "{method}: the others take no more");
+        leaves_nothing("GOAWAY three times", pool, &[&upstream]).await;
+    }
+}
+
+#[tokio::test]
+async fn goaway_below_the_stream_without_end_is_the_callers_to_know() {
     let upstream = Hostile::new(greeted().write(Frame::go_away(0, NO_ERROR))).start();
     let expected = of(Kind::Closed, Phase::Head, Delivery::Refused);
-    fails("GOAWAY twice", pool(), &[&upstream], with(Method::POST, &upstream), expected).await;
-    assert_eq!(upstream.sightings().connections.len(), 2, "once more, and not a third time");
+    fails("GOAWAY without end", pool(), &[&upstream], with(Method::POST, &upstream), expected).await;
+    assert_eq!(upstream.sightings().connections.len(), 4, "three times more, and not a fourth time");
 }
 
 /// It may be the answer to this very request.
@@ -202,14 +216,57 @@ async fn a_whole_response_stops_the_upload() {
         let upstream = Hostile::new(serves(script, 3)).start();
         let (pool, lives) = (pool(), Lives::new());
         let body = TestBody::new().endless(vec![b'x'; 1_000]).counted(&lives);
-        let response = fetch(&pool, request(Method::POST, upstream.uri("/"), body)).await.unwrap();
-        assert_eq!(response.body(), "hello", "{name}");
+        let response = send(&pool, request(Method::POST, upstream.uri("/"), body)).await.unwrap();
+        // Its end is enough: it is kept.
+        let mut response = response.into_body();
+        assert_eq!(response.frame().await.expect(name).expect(name).into_data().unwrap(), "hello", "{name}");
         until(&pool, "the upload to be dropped", |stats| stats.exchanges + lives.alive() == 0).await;
+        drop(response);
         assert_eq!(fetch(&pool, get(upstream.uri("/"))).await.unwrap().body(), "hello", "{name}");
         assert_eq!(upstream.sightings().connections.len(), 1, "{name}");
         if !says_so {
             assert_eq!(resets(&upstream, 0), [(1, Some(CANCEL))], "{name}: the server learns of it");
         }
+        leaves_nothing(name, pool, &[&upstream]).await;
+    }
+}
+
+/// Nobody is left to be told what comes of it.
+#[tokio::test]
+async fn a_response_that_is_given_up_stops_the_upload() {
+    for (name, body) in [
+        ("endless", TestBody::new().endless(vec![b'x'; 1_000])),
+        ("stalled", TestBody::new().data("half").stall()),
+    ] {
+        let upstream = Hostile::new(serves(half(&[]), 3)).start();
+        let (pool, lives) = (pool(), Lives::new());
+        let request = request(Method::POST, upstream.uri("/"), body.counted(&lives));
+        drop(send(&pool, request).await.expect(name));
+        until(&pool, "the upload to be dropped", |stats| stats.exchanges + lives.alive() == 0).await;
+        until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, 1).await;
+        assert_eq!(resets(&upstream, 0), [(1, Some(CANCEL))], "{name}: the server learns of it");
+        assert_eq!(fetch(&pool, get(upstream.uri("/"))).await.unwrap().body(), "hello", "{name}");
+        assert_eq!(upstream.sightings().connections.len(), 1, "{name}");
+        leaves_nothing(name, pool, &[&upstream]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_fails_stops_the_upload() {
+    for (name, end, connections) in
+        [("reset", half(&[]).write(Frame::reset(1, INTERNAL_ERROR)), 1), ("FIN", half(&[]).close(), 2)]
+    {
+        let end = if connections == 1 { serves(end, 3) } else { end };
+        let upstream = Hostile::new(end).then(healthy()).start();
+        let (pool, lives) = (pool(), Lives::new());
+        let body = TestBody::new().data("half").stall().counted(&lives);
+        let response = send(&pool, request(Method::POST, upstream.uri("/"), body)).await.expect(name);
+        let mut response = response.into_body();
+        while let Some(Ok(_)) = response.frame().await {}
+        until(&pool, "the upload to be dropped", |stats| stats.exchanges + lives.alive() == 0).await;
+        drop(response);
+        assert_eq!(fetch(&pool, get(upstream.uri("/"))).await.unwrap().body(), "hello", "{name}");
+        assert_eq!(upstream.sightings().connections.len(), connections, "{name}");
         leaves_nothing(name, pool, &[&upstream]).await;
     }
 }
@@ -407,6 +464,12 @@ fn start_with(pool: &Pool<Tcp>, request: Request<TestBody>) -> Call {
     tokio::spawn(async move { fetch(&pool, request).await })
 }
 
+/// What comes of a call that would be waited for in vain if the pool were wrong.
+async fn answered(pool: &Pool<Tcp>, call: Call) -> http::Response<Bytes> {
+    until(pool, "an answer", |_| call.is_finished()).await;
+    call.await.unwrap().unwrap()
+}
+
 #[tokio::test]
 async fn one_stream_at_a_time_serves_many_and_who_gives_up_takes_no_place() {
     let goes = Gate::new("goes");
@@ -488,7 +551,7 @@ async fn an_upload_that_the_peer_has_no_room_for_is_given_up() {
     assert_eq!(count(&upstream, 0, FrameKind::DATA), 0);
     until_frames(&upstream, "the ping", 0, FrameKind::PING, 1).await;
     settle(&upstream, &pool).await;
-    assert_eq!(fetch(&pool, get(upstream.uri("/"))).await.unwrap().body(), "hello");
+    assert_eq!(answered(&pool, start(&pool, &upstream)).await.body(), "hello");
     assert_eq!(upstream.sightings().connections.len(), 1, "it answered the ping");
     leaves_nothing("no room", pool, &[&upstream]).await;
 }
@@ -594,7 +657,8 @@ async fn after_a_stream_was_given_up_the_peer_is_asked_before_it_is_used_again()
     let _frozen = Frozen::new();
     let answers_ping = Gate::new("answers the ping");
     let asked = greeted().mute().until_frame(FrameKind::PING).until_frame(FrameKind::RST_STREAM);
-    let doubted = asked.wait(&answers_ping);
+    // Another word than the answer is no answer.
+    let doubted = asked.write(Frame::settings(&[(MAX_CONCURRENT_STREAMS, 50)])).wait(&answers_ping);
     let pong = Frame::new(FrameKind::PING, 1, 0, OPAQUE.to_vec());
     let upstream = Hostile::new(serves(doubted.write(pong), 3)).then(healthy()).start();
     let pool = build(builder().http2_ping_timeout(PING));
@@ -607,7 +671,8 @@ async fn after_a_stream_was_given_up_the_peer_is_asked_before_it_is_used_again()
     until_frames(&upstream, "the ping", 0, FrameKind::PING, 1).await;
     until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, 1).await;
     assert_eq!(resets(&upstream, 0), [(1, Some(CANCEL))]);
-    fetch(&pool, get(upstream.uri("/"))).await.unwrap();
+    settle(&upstream, &pool).await;
+    answered(&pool, start(&pool, &upstream)).await;
     assert_eq!(upstream.sightings().connections.len(), 2, "in doubt a new connection is taken");
     answers_ping.open();
     settle(&upstream, &pool).await;
@@ -617,6 +682,28 @@ async fn after_a_stream_was_given_up_the_peer_is_asked_before_it_is_used_again()
     assert_eq!((stats.connections.idle, stats.connections.open()), (2, 2), "it has answered: {stats:?}");
     tokio::time::resume();
     leaves_nothing("doubt", pool, &[&upstream]).await;
+}
+
+/// A peer that has said something since the stream began is there: it is not asked, and its connection goes on at once.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_was_given_up_is_no_reason_to_doubt_a_peer_that_talks() {
+    let _frozen = Frozen::new();
+    let beside = answers(greeted().until_frame(FrameKind::HEADERS), 3);
+    let upstream = Hostile::new(serves(beside, 5)).start();
+    let pool = build(builder().http2_ping_timeout(PING));
+    let given_up = start(&pool, &upstream);
+    upstream.accepted(1).await;
+    until_frames(&upstream, "the head", 0, FrameKind::HEADERS, 1).await;
+    assert_eq!(start(&pool, &upstream).await.unwrap().unwrap().body(), "hello", "another is answered");
+    given_up.abort();
+    assert!(given_up.await.unwrap_err().is_cancelled());
+    assert_eq!(fetch(&pool, get(upstream.uri("/"))).await.unwrap().body(), "hello");
+    until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, 1).await;
+    settle(&upstream, &pool).await;
+    assert_eq!((resets(&upstream, 0), count(&upstream, 0, FrameKind::PING)), (vec![(1, Some(CANCEL))], 0));
+    assert_eq!(upstream.sightings().connections.len(), 1);
+    tokio::time::resume();
+    leaves_nothing("no doubt", pool, &[&upstream]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -685,8 +772,10 @@ async fn a_peer_that_has_had_enough_of_them() {
     for call in calls {
         let error = call.await.unwrap().unwrap_err();
         let failure = Failure::of(&*error);
-        assert_eq!((failure.kind(), failure.delivery()), (Kind::Closed, Delivery::Maybe), "{error}");
+        let told = (failure.kind(), failure.phase(), failure.delivery());
+        assert_eq!(told, (Kind::Closed, Some(Phase::Head), Delivery::Maybe), "{error}");
     }
+    assert_eq!((quiet(&pool).await.connections.open(), upstream.sightings().connections.len()), (0, 1));
     leaves_nothing("calm", pool, &[&upstream]).await;
 }
 
@@ -732,8 +821,13 @@ async fn a_request_that_meets_the_close_is_sent_again_only_if_that_is_safe() {
         assert_eq!(answered.is_ok(), again, "{name}: {answered:?}");
         if let Err(error) = answered {
             let failure = Failure::of(&*error);
-            assert_eq!((failure.kind(), failure.delivery()), (Kind::Closed, Delivery::Maybe), "{error}");
+            let told = (failure.kind(), failure.phase(), failure.delivery());
+            assert_eq!(told, (Kind::Closed, Some(Phase::Head), Delivery::Maybe), "{error}");
         }
+        let connections = upstream.sightings().connections.len();
+        assert_eq!(connections, if again { 2 } else { 1 }, "{name}");
+        let open = |stats: &outbound_pool::Stats| stats.connections.open() == connections - 1;
+        until(&pool, "the first to be closed, and only that", open).await;
         leaves_nothing(name, pool, &[&upstream]).await;
     }
 }

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use outbound_core::{Delivery, Failure, Kind};
+use outbound_core::{Delivery, Failure, Kind, Phase};
 use outbound_pool::{
     Pool, What, Why,
     connect::{Tcp, Tls},
@@ -90,8 +90,10 @@ async fn a_pool_that_is_closed_while_it_dials_tells_so_and_closes_the_socket() {
     pool.close(Duration::from_secs(5)).await;
     let error = call.await.unwrap();
     let failure = Failure::of(&*error);
-    assert_eq!((failure.kind(), failure.delivery()), (Kind::Canceled, Delivery::NotSent), "{error}");
-    assert_eq!(pool.stats().connections.open(), 0);
+    let told = (failure.kind(), failure.phase(), failure.delivery());
+    assert_eq!(told, (Kind::Canceled, Some(Phase::Tls), Delivery::NotSent), "{error}");
+    let stats = pool.stats();
+    assert_eq!((stats.connections.open(), stats.waiting, stats.exchanges), (0, 0, 0), "{stats:?}");
     gate.open();
     upstream.all_closed().await;
 }

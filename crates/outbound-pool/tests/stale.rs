@@ -195,7 +195,7 @@ async fn a_request_that_meets_the_close_is_sent_again_only_if_that_is_safe() {
                 assert_eq!((failure.kind(), failure.delivery()), (kind, Delivery::Maybe), "{case}");
                 assert_eq!(upstream.sightings().connections.len(), 1, "{case}: sent again");
             }
-            quiet(&pool).await;
+            assert_eq!(quiet(&pool).await.connections.open(), 0, "{case}: neither can be used again");
             assert_eq!(lives.alive(), 0, "{case}: the body is still alive");
             leaves_nothing(&case, pool, &[&upstream]).await;
         }
@@ -211,8 +211,11 @@ async fn a_fresh_connection_that_dies_is_the_callers_to_know() {
         let upstream = Hostile::new(script).start();
         let pool = pool();
         let error = fetch(&pool, get(upstream.uri("/"))).await.expect_err(name);
-        assert_eq!(Failure::of(&*error).kind(), kind, "{name}: {error}");
+        let failure = Failure::of(&*error);
+        let told = (failure.kind(), failure.phase(), failure.delivery());
+        assert_eq!(told, (kind, Some(Phase::Head), Delivery::Maybe), "{name}: {error}");
         assert_eq!(heads(&upstream), [1], "{name}: sent again");
+        assert_eq!(quiet(&pool).await.connections.open(), 0, "{name}");
         leaves_nothing(name, pool, &[&upstream]).await;
     }
 }
@@ -223,8 +226,10 @@ async fn a_byte_of_response_is_an_answer_and_nothing_is_sent_again() {
     let pool = pool();
     fetch(&pool, get(upstream.uri("/"))).await.unwrap();
     let error = fetch(&pool, get(upstream.uri("/"))).await.unwrap_err();
-    assert_eq!(Failure::of(&*error).kind(), Kind::Truncated, "{error}");
-    assert_eq!(heads(&upstream), [2]);
+    let failure = Failure::of(&*error);
+    let told = (failure.kind(), failure.phase(), failure.delivery());
+    assert_eq!(told, (Kind::Truncated, Some(Phase::Head), Delivery::Maybe), "{error}");
+    assert_eq!((heads(&upstream), quiet(&pool).await.connections.open()), (vec![2], 0));
     leaves_nothing("a byte", pool, &[&upstream]).await;
 }
 

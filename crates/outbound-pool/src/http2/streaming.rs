@@ -241,7 +241,11 @@ impl Streaming {
         if is_refused && error.is_reset() {
             stream.handle().refused();
         }
-        let call = self.call.take().filter(|call| !call.is_second);
+        // An orderly GOAWAY is about its connection alone, and the next one may be just as close to its end.
+        let is_turned_away = is_refused && error.is_go_away();
+        let is_last =
+            |call: &Call| if is_turned_away { call.turned_away >= TURNED_AWAY } else { call.is_second };
+        let call = self.call.take().filter(|call| !is_last(call));
         // Who did not answer a ping has been waited for long enough.
         let is_lost = (error.is_io() || error.is_go_away()) && !stream.handle().silent.load(Relaxed);
         let may_go_again = |call: &Call| {
@@ -256,7 +260,9 @@ impl Streaming {
             if let Some(body) = body {
                 tracing::debug!(origin = %call.origin, %error, "the request was not processed: sending again");
                 *call.request.body_mut() = body;
-                (call.is_second, call.exchange) = (true, Some(exchange.clone()));
+                call.exchange = Some(exchange.clone());
+                call.is_second |= !is_turned_away;
+                call.turned_away += u8::from(is_turned_away);
                 return Failed::Again(call);
             }
         }
@@ -388,4 +394,6 @@ fn prepare(request: &mut Request<Upload>) -> Result<(), InvalidRequest> {
 }
 
 const STATUS: usize = 10;
+/// Go sends a request up to seven times again, but waits before all but the first.
+const TURNED_AWAY: u8 = 3;
 const TURNS: u8 = 3;
