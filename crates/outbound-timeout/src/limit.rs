@@ -127,6 +127,12 @@ impl Watch {
         limits.head.is_zero().then_some(Limit { name: HEAD, from: self.begun, due: self.begun })
     }
 
+    /// Before this nothing runs out while the head is awaited, whenever it begins to count.
+    pub(crate) fn first_due(&self, limits: &Limits) -> Option<Instant> {
+        let limit = self.begun.checked_add(limits.head.min(limits.write_idle));
+        self.deadline.into_iter().chain(limit).min()
+    }
+
     /// What runs out first while the head is awaited. A limit that has not begun to count could begin now, and not earlier:
     /// so none of them ever runs out sooner than it was said to before.
     pub(crate) fn until_head(&self, limits: &Limits, now: Instant) -> Option<Limit> {
