@@ -199,10 +199,11 @@ impl Exchange {
 
     /// It carries `message` to `origin`.
     pub fn aim(&self, origin: Origin, message: &impl Message) {
+        let carried = Carried::of(message);
         let mut route = self.route();
         route.origin = Some(origin);
-        route.attempt = Attempt::of(message);
-        route.call_site = CallSite::of(message);
+        route.attempt = carried.and_then(|carried| carried.attempt);
+        route.call_site = carried.and_then(|carried| carried.call_site);
     }
 
     /// `connection` carries it from now on.

@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Buf;
@@ -55,11 +55,11 @@ impl<B: Body, H: AtEnd> OnEnd<B, H> {
     /// Wraps `body`.
     #[inline]
     pub fn new(body: B, hook: H) -> Self {
-        let mut hook = Hook(Some(hook));
-        if body.is_end_stream() {
-            hook.tell(End::Complete);
+        let mut this = Self { body, hook: Hook(Some(hook)) };
+        if this.body.is_end_stream() {
+            this.hook.tell(End::Complete);
         }
-        Self { body, hook }
+        this
     }
 
     /// The hook, until it has been told.
@@ -83,9 +83,9 @@ impl<B: Body, H: AtEnd> Body for OnEnd<B, H> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let mut this = self.project();
-        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        let frame = this.body.as_mut().poll_frame(cx);
         match &frame {
-            Some(Ok(frame)) => {
+            Poll::Ready(Some(Ok(frame))) => {
                 if let Some(hook) = &mut this.hook.0 {
                     hook.on_frame(frame.data_ref().map_or(0, Buf::remaining));
                 }
@@ -93,10 +93,11 @@ impl<B: Body, H: AtEnd> Body for OnEnd<B, H> {
                     this.hook.tell(End::Complete);
                 }
             }
-            Some(Err(_)) => this.hook.tell(End::Failed),
-            None => this.hook.tell(End::Complete),
+            Poll::Ready(Some(Err(_))) => this.hook.tell(End::Failed),
+            Poll::Ready(None) => this.hook.tell(End::Complete),
+            Poll::Pending => {}
         }
-        Poll::Ready(frame)
+        frame
     }
 
     #[inline]

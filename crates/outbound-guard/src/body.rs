@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Buf;
@@ -26,19 +26,20 @@ pin_project_lite::pin_project! {
 
 impl<B: Body> GuardedBody<B> {
     #[inline]
-    pub(crate) fn new<R, M>(body: R, mut ticket: Option<Ticket>, mode: &M) -> Self
+    pub(crate) fn new<R, M>(body: R, ticket: Option<Ticket>, mode: &M) -> Self
     where
         M: Mode<R, Body = B>,
     {
         let (body, reclaim) = mode.hold(body);
-        let length = body.size_hint().exact();
-        if body.is_end_stream() || length == Some(0) {
-            end(&mut ticket, End::Complete);
+        let mut this = Self { body, ticket };
+        let length = this.body.size_hint().exact();
+        if this.body.is_end_stream() || length == Some(0) {
+            end(&mut this.ticket, End::Complete);
         }
-        if let Some(ticket) = &ticket {
+        if let Some(ticket) = &this.ticket {
             ticket.answered(length, reclaim);
         }
-        Self { body, ticket }
+        this
     }
 
     /// The body inside.
@@ -58,14 +59,17 @@ impl<B: Body> Body for GuardedBody<B> {
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
         let Some(ticket) = this.ticket else { return this.body.poll_frame(cx) };
-        let frame = ready!(ticket.poll(cx, |cx| this.body.as_mut().poll_frame(cx)));
+        let frame = this.body.as_mut().poll_frame(&mut ticket.polled());
         match &frame {
-            Some(Ok(_)) if this.body.is_end_stream() => end(this.ticket, End::Complete),
-            Some(Ok(frame)) => ticket.read(frame.data_ref().map_or(0, |data| data.remaining() as u64)),
-            Some(Err(_)) => end(this.ticket, End::Failed),
-            None => end(this.ticket, End::Complete),
+            Poll::Ready(Some(Ok(_))) if this.body.is_end_stream() => end(this.ticket, End::Complete),
+            Poll::Ready(Some(Ok(frame))) => {
+                ticket.read(frame.data_ref().map_or(0, |data| data.remaining() as u64))
+            }
+            Poll::Ready(Some(Err(_))) => end(this.ticket, End::Failed),
+            Poll::Ready(None) => end(this.ticket, End::Complete),
+            Poll::Pending => ticket.pending(cx),
         }
-        Poll::Ready(frame)
+        frame
     }
 
     #[inline]

@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use http::Response;
@@ -39,12 +39,26 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let result = match this.ticket {
-            Some(ticket) => ready!(ticket.poll(cx, |cx| this.response.poll(cx))),
+        let polled = match this.ticket {
+            Some(ticket) => this.response.poll(&mut ticket.polled()),
             // It is over: whatever the service inside does when it is polled again.
-            None => ready!(this.response.poll(cx)),
+            None => this.response.poll(cx),
         };
-        let ticket = this.ticket.take();
-        Poll::Ready(result.map(|response| response.map(|body| GuardedBody::new(body, ticket, this.mode))))
+        match polled {
+            Poll::Ready(Ok(response)) => {
+                let ticket = this.ticket.take();
+                Poll::Ready(Ok(response.map(|body| GuardedBody::new(body, ticket, this.mode))))
+            }
+            Poll::Ready(Err(error)) => {
+                *this.ticket = None;
+                Poll::Ready(Err(error))
+            }
+            Poll::Pending => {
+                if let Some(ticket) = this.ticket {
+                    ticket.pending(cx);
+                }
+                Poll::Pending
+            }
+        }
     }
 }

@@ -56,6 +56,7 @@ pub trait Reclaim: Send + Sync {
 impl<B> Mode<B> for Observe {
     type Body = B;
 
+    #[inline]
     fn hold(&self, body: B) -> (B, Option<Arc<dyn Reclaim>>) {
         (body, None)
     }

@@ -8,7 +8,7 @@ use std::{
             Ordering::{AcqRel, Acquire, Relaxed},
         },
     },
-    task::{Context, Poll, Wake, Waker},
+    task::{Wake, Waker},
     time::Duration,
 };
 
@@ -71,28 +71,23 @@ impl Record {
         self.idle_from(now);
     }
 
-    /// Polls on behalf of the reader, with this record's own `waker`. `returned` hears how it was idle, if that has been told.
+    /// The reader polls, and hands on this record's own waker. Returned is how it was idle, if that has been told.
     ///
-    /// What is ready has to be followed by [`answered`](Self::answered), [`read`](Self::read) or [`end`](Self::end).
-    pub(crate) fn poll<T>(
-        &self,
-        waker: &Waker,
-        cx: &Context<'_>,
-        poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
-        returned: impl FnOnce(Idle),
-    ) -> Poll<T> {
-        if let Some(idle @ Idle { told: true, .. }) = Idle::from_turn(self.turn.swap(AWAITED, AcqRel)) {
-            returned(idle);
+    /// What is pending has to be followed by [`pending`](Self::pending), what is ready by [`answered`](Self::answered),
+    /// [`read`](Self::read) or [`end`](Self::end).
+    #[inline]
+    pub(crate) fn polled(&self) -> Option<Idle> {
+        Idle::from_turn(self.turn.swap(AWAITED, AcqRel)).filter(|idle| idle.told)
+    }
+
+    /// The reader waits for the peer, to be woken by `waker`.
+    #[inline]
+    pub(crate) fn pending(&self, waker: &Waker) {
+        self.reader.register(waker);
+        // It may have been woken before there was anybody to wake.
+        if self.turn.load(Acquire) != AWAITED {
+            waker.wake_by_ref();
         }
-        let polled = poll(&mut Context::from_waker(waker));
-        if polled.is_pending() {
-            self.reader.register(cx.waker());
-            // It may have been woken before there was anybody to wake.
-            if self.turn.load(Acquire) != AWAITED {
-                cx.waker().wake_by_ref();
-            }
-        }
-        polled
     }
 
     /// The head has come: the caller has a body now.

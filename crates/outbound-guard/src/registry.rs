@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
     thread,
     time::Duration,
 };
@@ -140,6 +140,7 @@ impl Registry {
 // === Shard ===
 
 impl Shard {
+    #[inline]
     fn enter(self: Arc<Self>, call: Call) -> Ticket {
         let mut calls = self.lock();
         let record = calls.spare.pop().unwrap_or_else(|| Arc::new(Record::new(self.epoch)));
@@ -150,7 +151,7 @@ impl Shard {
         Ticket { shard: self, record, waker, key, end: End::Dropped }
     }
 
-    fn leave(&self, key: usize) -> Open {
+    fn leave(&self, key: usize) {
         let mut calls = self.lock();
         let open = calls.open.remove(key);
         if calls.spare.len() < SPARE {
@@ -160,8 +161,7 @@ impl Shard {
         let surplus =
             (calls.open.is_empty() && calls.open.capacity() > SPARE).then(|| mem::take(&mut calls.open));
         drop(calls);
-        drop(surplus);
-        open
+        drop((open, surplus));
     }
 
     /// What was told to be idle has been polled, or is over.
@@ -224,13 +224,19 @@ impl Open {
 // === Ticket ===
 
 impl Ticket {
-    /// Polls the response, or its body.
-    pub(crate) fn poll<T>(
-        &self,
-        cx: &Context<'_>,
-        poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
-    ) -> Poll<T> {
-        self.record.poll(&self.waker, cx, poll, |idle| self.shard.returned(self.holding(Some(idle))))
+    /// The response, or its body, is polled: with this context. (No closure is polled here, for what it returns would be moved once more.)
+    #[inline]
+    pub(crate) fn polled(&self) -> Context<'_> {
+        if let Some(idle) = self.record.polled() {
+            self.shard.returned(self.holding(Some(idle)));
+        }
+        Context::from_waker(&self.waker)
+    }
+
+    /// It is pending.
+    #[inline]
+    pub(crate) fn pending(&self, cx: &Context<'_>) {
+        self.record.pending(cx.waker());
     }
 
     /// The head has come, with a body of so many bytes, which may be reclaimed.
@@ -269,7 +275,7 @@ impl Drop for Ticket {
             && record.declared() != Some(record.bytes_read());
         // Before the record is another call's.
         let holding = (was_told || is_abandoned).then(|| self.holding(idle));
-        drop(self.shard.leave(self.key));
+        self.shard.leave(self.key);
         let Some(holding) = holding else { return };
         if was_told {
             self.shard.returned(holding.clone());

@@ -133,8 +133,8 @@ impl<A> fmt::Debug for Adaptive<A> {
 }
 
 impl<A: Algorithm> Limits for Adaptive<A> {
-    fn held_by<B>(&self, request: Request<B>) -> (Request<B>, Arc<dyn Held>) {
-        (request, self.0.clone())
+    fn held_by<B>(&self, _: &mut Request<B>) -> Arc<dyn Held> {
+        self.0.clone()
     }
 }
 

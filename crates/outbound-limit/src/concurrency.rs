@@ -184,13 +184,12 @@ where
     }
 
     #[inline]
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let deadline = Deadline::of(&request).unwrap_or_default();
         if deadline.is_past() {
             return ResponseFuture::turned_away(request::too_late());
         }
-        let (request, held) = self.limits.held_by(request);
-        match self.options.patience.ask(held, deadline) {
+        match self.options.patience.ask(self.limits.held_by(&mut request), deadline) {
             Asked::Granted(permit) => {
                 let call = Some(Call::new(permit, self.options.scope, &request));
                 ResponseFuture { state: State::Running { response: self.inner.call(request), call } }
@@ -242,9 +241,15 @@ where
                     State::Running { response: service.call(request), call: Some(call) }
                 }
                 StateProj::Running { response, call } => {
-                    let result = ready!(response.poll(cx));
-                    let call = call.take().expect("not polled after it was ready");
-                    return Poll::Ready(call.end(result));
+                    let mut call = || call.take().expect("not polled after it was ready");
+                    return match response.poll(cx) {
+                        Poll::Ready(Ok(response)) => {
+                            let release = call().answered(&response);
+                            Poll::Ready(Ok(response.map(|body| OnEnd::new(body, release))))
+                        }
+                        Poll::Ready(Err(error)) => Poll::Ready(Err(call().failed(error.into()))),
+                        Poll::Pending => Poll::Pending,
+                    };
                 }
             };
             state.set(running);
@@ -282,25 +287,17 @@ impl Call {
         Self { permit, scope, is_head: request.method() == Method::HEAD, clock }
     }
 
-    /// The head has arrived, or the call has failed: what was learnt of it, and until when the permit is held.
+    /// The head has arrived: until when the permit is held.
     #[inline]
-    fn end<B: Body, E: Into<BoxError>>(
-        self,
-        result: Result<Response<B>, E>,
-    ) -> Result<Response<OnEnd<B, Release>>, BoxError> {
-        match result {
-            Ok(response) => {
-                self.learn(|| Verdict::of_status(response.status()));
-                let over = self.scope == Scope::Head || self.is_head || is_bodyless(&response);
-                let release = Release((!over).then_some(self.permit));
-                Ok(response.map(|body| OnEnd::new(body, release)))
-            }
-            Err(error) => {
-                let error = error.into();
-                self.learn(|| Verdict::of_failure(&Failure::of(&*error)));
-                Err(error)
-            }
-        }
+    fn answered<B: Body>(self, response: &Response<B>) -> Release {
+        self.learn(|| Verdict::of_status(response.status()));
+        let over = self.scope == Scope::Head || self.is_head || is_bodyless(response);
+        Release((!over).then_some(self.permit))
+    }
+
+    fn failed(self, error: BoxError) -> BoxError {
+        self.learn(|| Verdict::of_failure(&Failure::of(&*error)));
+        error
     }
 
     fn learn(&self, verdict: impl FnOnce() -> Verdict) {

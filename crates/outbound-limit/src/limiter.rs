@@ -27,7 +27,7 @@ pub struct Limiter(Arc<Gate>);
 /// [`Adaptive`](crate::Adaptive) one. Not to be implemented elsewhere.
 pub trait Limits {
     #[doc(hidden)]
-    fn held_by<B>(&self, request: Request<B>) -> (Request<B>, Arc<dyn Held>);
+    fn held_by<B>(&self, request: &mut Request<B>) -> Arc<dyn Held>;
 }
 
 // === Limiter ===
@@ -66,8 +66,8 @@ impl fmt::Debug for Limiter {
 
 impl Limits for Limiter {
     #[inline]
-    fn held_by<B>(&self, request: Request<B>) -> (Request<B>, Arc<dyn Held>) {
-        (request, self.0.clone())
+    fn held_by<B>(&self, _: &mut Request<B>) -> Arc<dyn Held> {
+        self.0.clone()
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
     collections::HashSet,
     fmt,
     hash::{Hash, Hasher},
+    mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -108,10 +109,12 @@ where
     K: Hash + Eq + Send + Sync + 'static,
     F: Fn(&Parts) -> K,
 {
-    fn held_by<B>(&self, request: Request<B>) -> (Request<B>, Arc<dyn Held>) {
-        let (parts, body) = request.into_parts();
+    fn held_by<B>(&self, request: &mut Request<B>) -> Arc<dyn Held> {
+        let (mut parts, ()) = Request::new(()).into_parts();
+        swap(&mut parts, request);
         let key = (self.key_of)(&parts);
-        (Request::from_parts(parts, body), Keys::hold(&self.keys, key))
+        swap(&mut parts, request);
+        Keys::hold(&self.keys, key)
     }
 }
 
@@ -194,6 +197,15 @@ impl<K: Eq> PartialEq for ByKey<K> {
 }
 
 impl<K: Eq> Eq for ByKey<K> {}
+
+/// The head of a request, without moving its body.
+fn swap<B>(parts: &mut Parts, request: &mut Request<B>) {
+    mem::swap(&mut parts.method, request.method_mut());
+    mem::swap(&mut parts.uri, request.uri_mut());
+    mem::swap(&mut parts.version, request.version_mut());
+    mem::swap(&mut parts.headers, request.headers_mut());
+    mem::swap(&mut parts.extensions, request.extensions_mut());
+}
 
 /// Room for so many keys is kept, and made from the start.
 const KEPT_KEYS: usize = 56;

@@ -1,18 +1,19 @@
 //! Keys do not disturb each other, and take memory while they are in use only.
 
 use std::{
-    future::Future,
+    convert::Infallible,
+    future::{Future, ready},
     pin::{Pin, pin},
-    sync::{Barrier, Mutex},
+    sync::{Arc, Barrier, Mutex},
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, Version, request::Parts};
 use outbound_core::{BoxError, OnEnd, Origin, Overloaded, find};
 use outbound_limit::{ConcurrencyLimit, ConcurrencyLimitLayer, PerOrigin, Release};
 use outbound_testkit::{Plan, Probe, TestBody};
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 type Limited = ConcurrencyLimit<Probe, PerOrigin>;
 
@@ -135,6 +136,30 @@ async fn any_key_will_do() {
     drop((a, b));
     call("a").await.unwrap();
     assert_eq!(layer.handle().keys(), 0);
+}
+
+/// The key is made of the head, and nothing of that is lost on the way.
+#[tokio::test(start_paused = true)]
+async fn a_request_goes_on_as_it_came() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let note = |seen: &Mutex<Vec<String>>, head: &Parts| {
+        let number = head.extensions.get::<u8>();
+        seen.lock().unwrap().push(format!("{head:?} {number:?}"));
+    };
+    let (keys, calls) = (seen.clone(), seen.clone());
+    let layer = ConcurrencyLimitLayer::new(1).per_key(move |head| note(&keys, head));
+    let service = layer.layer(service_fn(move |request: Request<TestBody>| {
+        note(&calls, &request.into_parts().0);
+        ready(Ok::<_, Infallible>(Response::new(TestBody::new())))
+    }));
+    let request =
+        Request::put("http://a.example/path?query").version(Version::HTTP_2).header("name", "value");
+    service.oneshot(request.extension(7_u8).body(TestBody::new()).unwrap()).await.unwrap();
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen[0], seen[1]);
+    for part in ["PUT", "/path?query", "HTTP/2.0", "\"value\"", "Some(7)"] {
+        assert!(seen[1].contains(part), "{part} in {}", seen[1]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request::Parts};
-use outbound_core::{Attempt, CallContext, Carried};
+use outbound_core::{Attempt, CallContext};
 use smallvec::SmallVec;
 
 /// The head of a request. Keeping it costs no allocation of its own where the fields fit [`INLINE`] and the only extension is
@@ -28,8 +28,7 @@ struct Fields(SmallVec<[u8; INLINE]>);
 impl Head {
     /// Without its fields: what there is room for would be copied with each move. They are [kept](Self::keep) where it stays.
     #[inline]
-    pub(crate) fn without_fields(parts: &Parts) -> Self {
-        let context = Carried::of(parts).map(CallContext::from);
+    pub(crate) fn without_fields(parts: &Parts, context: Option<CallContext>) -> Self {
         let foreign = parts.extensions.len() > usize::from(context.is_some());
         Self {
             method: parts.method.clone(),

@@ -48,7 +48,7 @@ use std::{
 
 use http::{Request, request::Parts};
 use http_body::Body;
-use outbound_core::{Attempt, BoxError, Carried};
+use outbound_core::{Attempt, BoxError, CallContext, Carried};
 use tokio::time::{Instant, Sleep, sleep};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -219,7 +219,7 @@ impl<S: Clone> Hedge<S> {
         if let Some(ledger) = stake.ledger() {
             ledger.attach(request);
         }
-        let mut head = Box::new(Head::without_fields(request));
+        let mut head = Box::new(Head::without_fields(request, CallContext::of(request)));
         head.keep(&request.headers);
         attempt.attach(request);
         Spare { inner: self.inner.clone(), head, attempt: attempt.next() }

@@ -37,8 +37,8 @@
 //! - **Holds** what a further attempt needs: the head, and up to 64 KiB of the body, from the call to the head of the last response.
 //!   Between attempts it holds no response and no permit: a failed response is drained within bounds, or dropped, before the wait.
 //! - **Does not hold** anything of the last response: its body is the service's own.
-//! - **Costs** a call that could be retried one allocation, and one uncontended lock per frame of its body; a call that could not
-//!   (one attempt allowed, or `CONNECT`) neither. See [`RetryLayer`] for what else may allocate.
+//! - **Costs** a call that could be retried one allocation, and for a body another and one uncontended lock per frame; a call that could
+//!   not (one attempt allowed, or `CONNECT`) none. See [`RetryLayer`] for what else may allocate.
 //! - **Errors:** none of its own: the last real response or error is the result, unwrapped, and an error of the inner service's
 //!   `poll_ready` is returned as it is. [`Attempt`] and [`Retries`] on a response tell how it came about, where they are absent there was one
 //!   attempt; [`Retries::track`] before the call tells it after an error too. Only if the deadline passes while the inner service is

@@ -12,12 +12,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, Request, request::Parts};
+use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use outbound_core::BoxError;
 use smallvec::SmallVec;
-
-use crate::head::Head;
 
 /// The body of one attempt: the caller's, kept while it is read so that a further attempt can read it too.
 ///
@@ -55,9 +53,8 @@ pub(crate) struct Cap {
 #[derive(Debug)]
 pub(crate) struct Room(AtomicUsize);
 
-/// What a further attempt needs: the head, and all of the body that was read. The one allocation of a call.
+/// What a further attempt needs of a body: all that was read of it.
 pub(crate) struct Kept<B> {
-    pub(crate) head: Head,
     factory: Option<BodyFactory<B>>,
     tape: Mutex<Tape<B>>,
 }
@@ -254,7 +251,11 @@ where
     B::Error: Into<BoxError>,
 {
     #[inline]
-    pub(crate) fn new(parts: &Parts, body: B, factory: Option<BodyFactory<B>>, cap: Cap) -> Arc<Self> {
+    /// Nothing is kept of no body, unless it can be made.
+    pub(crate) fn new(body: B, factory: Option<BodyFactory<B>>, cap: &Cap) -> Option<Arc<Self>> {
+        if body.is_end_stream() && factory.is_none() {
+            return None;
+        }
         let hint = body.size_hint();
         let tape = Tape {
             reader: 1,
@@ -267,15 +268,11 @@ where
             trailers: None,
             over: false,
             kept: 0,
-            cap,
+            cap: cap.clone(),
             resent: 0,
             waker: None,
         };
-        let mut kept = Arc::new(Self { head: Head::without_fields(parts), factory, tape: Mutex::new(tape) });
-        if let Some(kept) = Arc::get_mut(&mut kept) {
-            kept.head.keep(&parts.headers);
-        }
-        kept
+        Some(Arc::new(Self { factory, tape: Mutex::new(tape) }))
     }
 
     /// The body of the first attempt.
@@ -385,7 +382,7 @@ impl<B> Kept<B> {
 
 impl<B> fmt::Debug for Kept<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept").field("head", &self.head).finish_non_exhaustive()
+        f.debug_struct("Kept").finish_non_exhaustive()
     }
 }
 

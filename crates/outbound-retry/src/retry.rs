@@ -12,7 +12,9 @@ use std::{
 use bytes::Buf;
 use http::{Method, Request, Uri, request::Parts};
 use http_body::Body;
-use outbound_core::{Attempt, BoxError, Carried, Deadline, Elapsed, Failure, GaveUp, Origin, Phase, Retries};
+use outbound_core::{
+    Attempt, BoxError, CallContext, Carried, Deadline, Elapsed, Failure, GaveUp, Origin, Phase, Retries,
+};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -20,6 +22,7 @@ use tower_service::Service;
 use crate::{
     answer::Answer,
     budget::{Budget, Stake},
+    head::Head,
     policy::{Decision, Outcome, Policy, Standard},
     replay::{BodyFactory, Cap, Kept, Replay, Room},
 };
@@ -30,8 +33,8 @@ use crate::{
 /// given. Nothing waits beyond the [`Deadline`] on the request.
 ///
 /// # What it costs
-/// One allocation for a call that could be retried. What is in there besides may need its own: more than some 400 bytes of header fields, a body
-/// of more than four chunks or with trailers, a chunk that is shared for the first time (`Bytes` made from a `Vec`), extensions on the request
+/// One allocation for a call that could be retried, and one for its body if it has one. What is in there besides may need its own: more than some
+/// 400 bytes of header fields, a body of more than four chunks or with trailers, a chunk that is shared for the first time (`Bytes` made from a `Vec`), extensions on the request
 /// that are not outbound's; a layer whose budget is off makes a record to see whether one inside has run out; and where neither the caller nor a layer outside has put any of outbound's context on the request yet, the entry
 /// in its `http::Extensions`, which the whole stack then shares.
 #[derive(Clone)]
@@ -57,7 +60,8 @@ pin_project_lite::pin_project! {
         #[pin]
         state: State<S::Future, <S::Response as Answer>::Body>,
         stake: Stake,
-        call: Option<Call<S, P, B>>,
+        // In a box, so that nobody above carries it about.
+        call: Option<Box<Call<S, P, B>>>,
     }
 }
 
@@ -78,7 +82,8 @@ struct Call<S, P, B> {
     /// Not ready until it is asked: the one that was ready made the first attempt.
     inner: S,
     rules: Arc<Rules<P>>,
-    kept: Arc<Kept<B>>,
+    head: Head,
+    kept: Option<Arc<Kept<B>>>,
     idempotent: bool,
     deadline: Deadline,
     retries: Option<Retries>,
@@ -228,11 +233,13 @@ where
             carried.retries.get_or_insert_default();
         }
         let (deadline, retries) = (carried.deadline.unwrap_or_default(), carried.retries.clone());
-        let kept = Kept::new(&parts, body, factory, self.rules.replay.clone());
-        let first = kept.first();
-        let call = Call {
+        let context = Some(CallContext::from(&*carried));
+        let kept = Kept::new(body, factory, &self.rules.replay);
+        let first = kept.as_ref().map_or_else(Replay::nothing, Kept::first);
+        let mut call = Box::new(Call {
             inner: self.inner.clone(),
             rules: self.rules.clone(),
+            head: Head::without_fields(&parts, context),
             kept,
             idempotent,
             deadline,
@@ -240,7 +247,8 @@ where
             attempt: Attempt::FIRST,
             waited: Duration::ZERO,
             next: None,
-        };
+        });
+        call.head.keep(&parts.headers);
         let response = self.inner.call(Request::from_parts(parts, first));
         ResponseFuture { state: State::Attempt { response }, stake, call: Some(call) }
     }
@@ -345,7 +353,7 @@ where
             let elapsed = Elapsed::new(Phase::Queue, self.waited).took(self.waited + begins.elapsed());
             return Err(error.unwrap_or_else(|| elapsed.into()));
         }
-        let mut request = self.kept.head.request(self.attempt, body);
+        let mut request = self.head.request(self.attempt, body);
         if let Some(retries) = &self.retries {
             retries.clone().attach(&mut request);
         }
@@ -384,8 +392,8 @@ where
 
     /// What of the body went out again.
     fn take_stock(&self) {
-        if let Some(retries) = &self.retries {
-            retries.resend(self.kept.take_resent());
+        if let (Some(retries), Some(kept)) = (&self.retries, &self.kept) {
+            retries.resend(kept.take_resent());
         }
     }
 
@@ -416,8 +424,8 @@ where
 
     fn outcome<'a>(&'a self, result: &'a Result<S::Response, BoxError>) -> Outcome<'a> {
         Outcome {
-            method: &self.kept.head.method,
-            uri: &self.kept.head.uri,
+            method: &self.head.method,
+            uri: &self.head.uri,
             idempotent: self.idempotent,
             attempt: self.attempt,
             waited: self.waited,
@@ -447,12 +455,13 @@ where
             Err((GaveUp::Attempts, None))
         } else if self.begins_after(wait).is_none() {
             Err((GaveUp::Deadline, Some(wait)))
-        } else if !self.kept.can_rewind() {
+        } else if !self.kept.as_ref().is_none_or(|kept| kept.can_rewind()) {
             Err((GaveUp::Body, None))
         } else if exhausted() || !stake.withdraw(outcome.failure().map(Failure::kind)) {
             Err((GaveUp::Budget, None))
         } else {
-            let body = self.kept.rewind().ok_or((GaveUp::Body, None))?;
+            let body = self.kept.as_ref().map_or_else(|| Some(Replay::nothing()), Kept::rewind);
+            let body = body.ok_or((GaveUp::Body, None))?;
             Ok((wait, body))
         }
     }
@@ -508,7 +517,9 @@ where
 
 impl<S, P, B> Drop for Call<S, P, B> {
     fn drop(&mut self) {
-        self.kept.finish();
+        if let Some(kept) = &self.kept {
+            kept.finish();
+        }
     }
 }
 
@@ -537,8 +548,8 @@ impl fmt::Display for Target<'_> {
     }
 }
 
-fn on<C>(call: &mut Option<C>) -> &mut C {
-    call.as_mut().expect("a call is not polled after its end")
+fn on<C>(call: &mut Option<Box<C>>) -> &mut C {
+    call.as_deref_mut().expect("a call is not polled after its end")
 }
 
 /// Reads `body` to its end or to one of the bounds. What is there is read before the time is looked at.

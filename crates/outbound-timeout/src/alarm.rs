@@ -20,51 +20,51 @@ use crate::{
 pin_project_lite::pin_project! {
     /// One timer for however many limits, re-armed only when it fires: limits move on later and never sooner, so it never
     /// fires late by that, and a call that succeeds arms it at most once.
-    #[derive(Debug, Default)]
+    #[derive(Debug)]
     pub(crate) struct Alarm {
         #[pin]
-        sleep: Option<Sleep>,
+        sleep: Sleep,
         stage: Stage,
         uncover: Uncover,
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 enum Stage {
-    #[default]
     Counting,
     /// The timer was late: so many turns of the reactor are left, so far apart, and none after a deadline that was still to come.
-    Granted { left: u8, every: Duration, bounded: bool },
+    Granted {
+        left: u8,
+        every: Duration,
+        bounded: bool,
+    },
     /// So many turns of the reactor are left, as soon as it turns.
     Turning(u8),
 }
 
 impl Alarm {
+    /// Rings at `due` or later; there is none as long as what it is to watch over has a timer that wakes this task as soon.
+    #[inline]
+    pub(crate) fn at(due: Option<Instant>, cx: &Context<'_>, monitor: Option<&StallMonitor>) -> Option<Self> {
+        let due = due?;
+        let is_covered = monitor.is_none() && cover::until(due, cx.waker());
+        (!is_covered).then(|| Self { sleep: sleep_until(due), stage: Stage::Counting, uncover: Uncover })
+    }
+
     /// Ready once the earliest limit, which `limit` tells, has run out and all grace with it.
     ///
     /// To be polled after what it watches over: ready data beats an expired timer. Whether somebody has `waited` since the last
-    /// poll tells a late timer from a late reader. It is first armed for what is due as of `from`, which takes no look at the
-    /// clock; and not at all while what it watches over has a timer that wakes this task as soon.
+    /// poll tells a late timer from a late reader.
     pub(crate) fn poll(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         watch: &Watch,
         waited: bool,
-        from: Instant,
         mut limit: impl FnMut(Instant) -> Option<Limit>,
     ) -> Poll<(Limit, Instant)> {
-        let mut this = self.project();
-        // Who has not waited until now is late for a reason of his own.
-        let waited = waited && this.sleep.is_some();
-        if this.sleep.is_none() {
-            let Some(limit) = limit(from) else { return Poll::Pending };
-            if watch.monitor().is_none() && cover::until(limit.due, cx.waker()) {
-                return Poll::Pending;
-            }
-            this.sleep.set(Some(sleep_until(limit.due)));
-        }
+        let this = self.project();
+        let mut sleep = this.sleep;
         loop {
-            let Some(mut sleep) = this.sleep.as_mut().as_pin_mut() else { return Poll::Pending };
             // A service that spends the task's whole budget at each poll would otherwise never be timed out.
             if pin!(unconstrained(sleep.as_mut())).poll(cx).is_pending() {
                 cover::by(sleep.deadline(), cx.waker());
@@ -93,12 +93,12 @@ impl Alarm {
             }
             *this.stage = match *this.stage {
                 _ if limit.due > now => {
-                    sleep.reset(limit.due);
+                    sleep.as_mut().reset(limit.due);
                     Stage::Counting
                 }
                 Stage::Granted { left: left @ 1.., every, bounded } => {
                     let (next, deadline) = (now + every, watch.deadline().filter(|_| bounded));
-                    sleep.reset(deadline.map_or(next, |deadline| deadline.due.min(next)));
+                    sleep.as_mut().reset(deadline.map_or(next, |deadline| deadline.due.min(next)));
                     Stage::Granted { left: left - 1, every, bounded }
                 }
                 Stage::Counting | Stage::Granted { .. } => Stage::Turning(TURNS),
@@ -116,10 +116,10 @@ impl Alarm {
 
     /// What somebody waited for is ready: if that comes after a timer that is late, `monitor` is told all the same.
     pub(crate) fn disarm(&self, monitor: Option<&StallMonitor>) {
-        if let (Some(monitor), Some(sleep), Stage::Counting) = (monitor, &self.sleep, self.stage)
-            && sleep.is_elapsed()
+        if let (Some(monitor), Stage::Counting) = (monitor, self.stage)
+            && self.sleep.is_elapsed()
         {
-            let late = sleep.deadline().elapsed();
+            let late = self.sleep.deadline().elapsed();
             if late >= LATE {
                 monitor.saw(late);
             }
@@ -128,7 +128,7 @@ impl Alarm {
 }
 
 /// What is dropped has no timer any more.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Uncover;
 
 impl Drop for Uncover {

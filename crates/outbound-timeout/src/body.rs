@@ -27,21 +27,21 @@ pin_project_lite::pin_project! {
     pub struct TimeoutBody<B> {
         #[pin]
         body: Option<B>,
-        #[pin]
-        alarm: Alarm,
+        // In a box, so that the bodies that nobody waits for are no larger for it.
+        alarm: Option<Pin<Box<Alarm>>>,
         watch: Watch,
         read_idle: Duration,
         // Since when somebody waits for a frame.
         waiting: Option<Instant>,
-        window: Option<Window>,
+        window: Option<Box<Window>>,
     }
 }
 
 impl<B> TimeoutBody<B> {
     #[inline]
     pub(crate) fn new(body: B, watch: Watch, read_idle: Duration) -> Self {
-        let window = watch.throughput().map(Window::first);
-        Self { body: Some(body), alarm: Alarm::default(), watch, read_idle, waiting: None, window }
+        let window = watch.throughput().map(|throughput| Box::new(Window::first(throughput)));
+        Self { body: Some(body), alarm: None, watch, read_idle, waiting: None, window }
     }
 }
 
@@ -68,8 +68,10 @@ impl<B: Body<Error: Into<BoxError>>> Body for TimeoutBody<B> {
                 }
             }
             Poll::Ready(Some(Ok(arrived))) => {
-                if waiting.take().is_some() {
-                    this.alarm.disarm(watch.monitor());
+                if waiting.take().is_some()
+                    && let Some(alarm) = this.alarm
+                {
+                    alarm.disarm(watch.monitor());
                 }
                 if let Some(window) = window {
                     window.arrived(arrived.data_ref().map_or(0, Buf::remaining));
@@ -81,15 +83,19 @@ impl<B: Body<Error: Into<BoxError>>> Body for TimeoutBody<B> {
             }
             Poll::Ready(_) => return frame,
         }
-        let limit = |now| {
+        let mut limit = |now| {
             let idle = waiting.and_then(|since| Limit::new("read-idle", since, *this.read_idle));
             let slow = waiting.and(window.as_mut()).and_then(|window| window.limit(now));
             Limit::sooner(Limit::sooner(watch.deadline(), idle), slow)
         };
-        let from = waiting.unwrap_or(watch.begun());
-        let Poll::Ready((limit, now)) = this.alarm.poll(cx, watch, waited, from, limit) else {
-            return frame;
-        };
+        // Who has not waited until now is late for a reason of his own.
+        let waited = waited && this.alarm.is_some();
+        if this.alarm.is_none() {
+            let due = limit(waiting.unwrap_or(watch.begun())).map(|limit| limit.due);
+            *this.alarm = Alarm::at(due, cx, watch.monitor()).map(Box::pin);
+        }
+        let Some(alarm) = this.alarm else { return frame };
+        let Poll::Ready((limit, now)) = alarm.as_mut().poll(cx, watch, waited, limit) else { return frame };
         // The connection goes now, and not when the caller drops the body.
         this.body.set(None);
         Poll::Ready(Some(Err(watch.no_end(limit, now))))

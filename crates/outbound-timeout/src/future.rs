@@ -26,7 +26,7 @@ pin_project_lite::pin_project! {
         response: Option<F>,
         barred: Option<BoxError>,
         #[pin]
-        alarm: Alarm,
+        alarm: Option<Alarm>,
         watch: Watch,
         limits: Limits,
     }
@@ -36,13 +36,13 @@ impl<F> ResponseFuture<F> {
     /// The request has been handed on.
     #[inline]
     pub(crate) fn sent(response: F, watch: Watch, limits: Limits) -> Self {
-        Self { response: Some(response), barred: None, alarm: Alarm::default(), watch, limits }
+        Self { response: Some(response), barred: None, alarm: None, watch, limits }
     }
 
     /// Nothing is sent: `limit` has run out already.
     pub(crate) fn barred(limit: Limit, watch: Watch, limits: Limits) -> Self {
         let barred = Some(limit.barred(watch.target()));
-        Self { response: None, barred, alarm: Alarm::default(), watch, limits }
+        Self { response: None, barred, alarm: None, watch, limits }
     }
 }
 
@@ -63,16 +63,26 @@ where
         cover::clear();
         match response.poll(cx) {
             Poll::Ready(Ok(response)) => {
-                this.alarm.disarm(watch.monitor());
+                if let Some(alarm) = this.alarm.as_ref().as_pin_ref() {
+                    alarm.disarm(watch.monitor());
+                }
                 Poll::Ready(Ok(response.map(|body| TimeoutBody::new(body, watch.take(), limits.read_idle))))
             }
             Poll::Ready(Err(error)) => {
-                this.alarm.disarm(watch.monitor());
+                if let Some(alarm) = this.alarm.as_ref().as_pin_ref() {
+                    alarm.disarm(watch.monitor());
+                }
                 Poll::Ready(Err(error.into()))
             }
             Poll::Pending => {
+                // Who has not waited until now is late for a reason of his own.
+                let waited = this.alarm.is_some();
+                if !waited {
+                    this.alarm.set(Alarm::at(watch.first_due(limits), cx, watch.monitor()));
+                }
+                let Some(alarm) = this.alarm.as_pin_mut() else { return Poll::Pending };
                 let limit = |now| watch.until_head(limits, now);
-                let (limit, now) = ready!(this.alarm.poll(cx, watch, true, watch.begun(), limit));
+                let (limit, now) = ready!(alarm.poll(cx, watch, waited, limit));
                 // The connection goes now, and not when the caller drops the future.
                 let error = watch.no_head(limit, now);
                 this.response.set(None);

@@ -66,10 +66,11 @@
 //!
 //! # Cost
 //!
-//! No box, no spawn, no lock and no allocation per call; one timer each for head and body, inline, armed when there is something to
-//! wait for, and in a deadline only if no timeout inside has one that ends as soon. [`TimeoutLayer`] puts an `Exchange` on a request that has none, which the pool below would do otherwise, and
+//! No spawn, no lock and no allocation per call; one timer each for head and body, armed when there is something to wait for, and in a
+//! deadline only if no timeout inside has one that ends as soon. That of the head is inline, that of a body is a box: most bodies are
+//! there with their head, and a response is moved by every layer above. [`TimeoutLayer`] puts an `Exchange` on a request that has none, which the pool below would do otherwise, and
 //! [`DeadlineLayer`] the `Deadline`: all that travels with a request is one entry in its extensions for the whole stack. The price
-//! is that [`ResponseFuture`] and [`TimeoutBody`] are not `Unpin`: pin a body to read it frame by frame.
+//! is that [`ResponseFuture`] is not `Unpin`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod alarm;

@@ -4,7 +4,7 @@ use std::{fmt, mem, sync::Arc, time::Duration};
 
 use http::{
     Request, Uri,
-    uri::{Authority, Parts, PathAndQuery, Scheme},
+    uri::{Authority, Scheme},
 };
 use outbound_core::{Attempt, BoxError, Deadline, Elapsed, Exchange, Origin, Phase};
 use tokio::time::Instant;
@@ -44,10 +44,11 @@ pub(crate) struct Watch {
     extras: Option<Arc<Extras>>,
 }
 
-/// Where a request goes, as it says itself: for an error, where nobody below reports.
-#[derive(Clone, Default)]
+/// Where a request goes, as it says itself: for an error, where nobody below reports. As little as will do, for it is moved with each call.
+#[derive(Default)]
 pub(crate) struct Target {
-    scheme: Option<Scheme>,
+    is_https: bool,
+    /// None where the scheme is another than http or https.
     authority: Option<Authority>,
     attempt: Option<Attempt>,
 }
@@ -99,16 +100,16 @@ impl Extras {
 impl Target {
     pub(crate) fn of<B>(request: &Request<B>, attempt: Option<Attempt>) -> Self {
         let uri = request.uri();
-        Self { scheme: uri.scheme().cloned(), authority: uri.authority().cloned(), attempt }
+        let is_https = uri.scheme() == Some(&Scheme::HTTPS);
+        let is_http = is_https || uri.scheme() == Some(&Scheme::HTTP);
+        Self { is_https, authority: uri.authority().filter(|_| is_http).cloned(), attempt }
     }
 
     /// Made when it is wanted, for a call that succeeds pays for each step.
     fn origin(&self) -> Option<Origin> {
-        let mut parts = Parts::default();
-        parts.scheme = self.scheme.clone();
-        parts.authority = self.authority.clone();
-        parts.path_and_query = Some(PathAndQuery::from_static("/"));
-        Origin::of(&Uri::from_parts(parts).ok()?).ok()
+        let scheme = if self.is_https { Scheme::HTTPS } else { Scheme::HTTP };
+        let uri = Uri::builder().scheme(scheme).authority(self.authority.clone()?).path_and_query("/");
+        Origin::of(&uri.build().ok()?).ok()
     }
 
     fn named_in(&self, elapsed: Elapsed) -> Elapsed {
@@ -180,6 +181,12 @@ impl Watch {
             return self.deadline();
         }
         limits.head.is_zero().then_some(Limit { name: HEAD, from: self.begun, due: self.begun })
+    }
+
+    /// Before this nothing runs out while the head is awaited, whenever it begins to count.
+    pub(crate) fn first_due(&self, limits: &Limits) -> Option<Instant> {
+        let limit = self.begun.checked_add(limits.head.min(limits.write_idle));
+        self.deadline.into_iter().chain(limit).min()
     }
 
     /// What runs out first while the head is awaited. A limit that has not begun to count could begin now, and not earlier:
