@@ -87,7 +87,7 @@ pub(crate) fn main(options: &Options) {
         let mut costs = Vec::new();
         let known_raw = known.get(&name(Peer::Raw)).copied();
         for &peer in &peers {
-            if peer == Peer::Socket && http == Http::H2 {
+            if !peer.speaks(http) {
                 continue;
             }
             let cost = match peer {
