@@ -1,5 +1,6 @@
 //! Two workers, 256 tasks and no network: what threads cost each other in a client. The server is in the same process, at the other
-//! end of a pipe, and costs every peer the same.
+//! end of a pipe, and costs every peer the same. reqwest is not among them: its `connector_layer` may wrap the connections that it opens,
+//! whose type is its own, but not replace them.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -18,7 +19,7 @@ use tokio::{io::duplex, task::JoinSet, time::Instant};
 use tower::{Service, ServiceBuilder};
 
 use crate::{
-    peers::{Peer, Worker, raw, service::Caller},
+    peers::{Peer, Visit, Worker, cache, raw, service::Caller},
     process::{DELAY, runtime},
     results::{median, save},
     server::serve_h1,
@@ -91,6 +92,7 @@ async fn turn(peer: Peer, tasks: usize, each: usize) -> Duration {
             }
             run(workers, each).await
         }
+        Peer::Cache => cache::over(connector, &order, Turns { tasks, each }).await,
         Peer::Legacy => {
             let client = Client::builder(TokioExecutor::new()).build(connector);
             run(callers(client, &order, tasks), each).await
@@ -121,6 +123,24 @@ where
     (0..tasks).map(|_| Caller::new(service.clone(), order)).collect()
 }
 
+/// So many tasks, with so many exchanges each.
+struct Turns {
+    tasks: usize,
+    each: usize,
+}
+
+impl Visit for Turns {
+    type Output = Duration;
+
+    async fn visit<W: Worker>(self, hire: impl AsyncFn() -> W) -> Duration {
+        let mut workers = Vec::with_capacity(self.tasks);
+        for _ in 0..self.tasks {
+            workers.push(hire().await);
+        }
+        run(workers, self.each).await
+    }
+}
+
 /// The time of so many exchanges of each worker, after a first one.
 async fn run<W: Worker>(workers: Vec<W>, each: usize) -> Duration {
     let mut begun = Instant::now();
@@ -143,7 +163,7 @@ async fn run<W: Worker>(workers: Vec<W>, each: usize) -> Duration {
     begun.elapsed()
 }
 
-const PEERS: [Peer; 4] = [Peer::Raw, Peer::Pool, Peer::Stack, Peer::Legacy];
+const PEERS: [Peer; 5] = [Peer::Raw, Peer::Pool, Peer::Stack, Peer::Cache, Peer::Legacy];
 const WORKERS: usize = 2;
 const TASKS: usize = 256;
 /// So many callers of as many connections as before: all but those wait.

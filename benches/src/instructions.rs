@@ -87,7 +87,7 @@ pub(crate) fn main(options: &Options) {
         let mut costs = Vec::new();
         let known_raw = known.get(&name(Peer::Raw)).copied();
         for &peer in &peers {
-            if peer == Peer::Socket && http == Http::H2 {
+            if !peer.speaks(http) {
                 continue;
             }
             let cost = match peer {
@@ -170,14 +170,25 @@ pub(crate) fn figures(program: Program, options: &exchange::Options) -> Figures 
 /// Instructions of this program with these arguments, start-up included.
 pub(crate) fn callgrind(arguments: &[String], output: Option<&Path>) -> u64 {
     let output = output.map_or("/dev/null".into(), |path| path.display().to_string());
+    collected(&valgrind(&[&format!("--callgrind-out-file={output}")], arguments))
+}
+
+/// What callgrind, with these options, says of a run of this program.
+pub(crate) fn valgrind(options: &[&str], arguments: &[String]) -> String {
     let valgrind = Command::new("valgrind")
-        .args(["--tool=callgrind", "--vgdb=no", &format!("--callgrind-out-file={output}")])
+        .args(["--tool=callgrind", "--vgdb=no", "--callgrind-out-file=/dev/null"])
+        .args(options)
         .arg(Program::Plain.path())
         .args(arguments)
         .output()
         .unwrap_or_else(|error| fail(&format!("valgrind: {error}")));
-    let said = String::from_utf8_lossy(&valgrind.stderr);
+    let said = String::from_utf8_lossy(&valgrind.stderr).into_owned();
     assert!(valgrind.status.success(), "{said}");
+    said
+}
+
+/// Instructions, as it says.
+pub(crate) fn collected(said: &str) -> u64 {
     let collected = said.lines().find_map(|line| line.split_once("Collected :"));
     let (_, collected) = collected.expect("callgrind says what it collected");
     collected.trim().parse().expect("a number")

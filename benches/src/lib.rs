@@ -6,6 +6,7 @@ mod chart;
 mod checkout;
 mod compare;
 mod contention;
+mod counted;
 mod exchange;
 mod instructions;
 mod json;
@@ -16,7 +17,9 @@ mod peers;
 mod process;
 mod report;
 mod results;
+mod revive;
 mod server;
+mod trust;
 mod work;
 
 use std::alloc::System;
@@ -43,6 +46,8 @@ enum Command {
     Contention(contention::Options),
     /// What an exchange costs beside many hosts and idle connections
     Checkout(checkout::Options),
+    /// What an exchange costs on a connection that was parked, beside a warm and a new one
+    Revive(revive::Options),
     /// What an idle connection costs in memory
     Memory(memory::Options),
     /// From what size on JSON is better encoded and decoded off the workers
@@ -55,6 +60,8 @@ enum Command {
     Layer(layers::Calls),
     /// Exchanges beside many hosts or idle connections
     Beside(checkout::Beside),
+    /// Exchanges apart from each other, on one sort of connection
+    Apart(revive::Apart),
     /// Idle connections, and the memory that they take
     Idle(memory::Idle),
     /// The server: tells its address and answers until it is killed
@@ -70,12 +77,14 @@ pub fn main(heap: Option<Heap>) {
         Command::Limits(options) => limits::main(&options),
         Command::Contention(options) => contention::main(&options),
         Command::Checkout(options) => checkout::main(&options),
+        Command::Revive(options) => revive::main(&options),
         Command::Memory(options) => memory::main(&options),
         Command::Report => report::main(),
         Command::Json => json::main(),
         Command::Exchange(options) => exchange::main(&options, heap),
         Command::Layer(calls) => layers::child(&calls, heap),
-        Command::Beside(beside) => checkout::child(&beside),
+        Command::Beside(beside) => checkout::child(&beside, heap),
+        Command::Apart(apart) => revive::child(&apart),
         Command::Idle(idle) => memory::child(&idle, heap),
         Command::Serve(served) => process::serve(&served),
     }

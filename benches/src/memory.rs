@@ -4,12 +4,19 @@
 
 use std::{fmt::Debug, net::SocketAddr, process::Command, time::Duration};
 
+use ::hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioTimer},
+};
 use bytes::Bytes;
 use clap::Args;
 use http::Response;
 use http_body::Body;
 use http_body_util::Full;
-use outbound::{Pool, pool::connect::Tcp};
+use outbound::{
+    Pool,
+    pool::connect::{Connect, Tcp, Tls},
+};
 use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::sleep};
 use tower::{Service, ServiceExt};
@@ -20,6 +27,7 @@ use crate::{
     peers::{Peer, hyper_util, service::read},
     process::{Program, Server, runtime},
     results::save,
+    trust::Trust,
     work::{Http, Order, Work},
 };
 
@@ -41,6 +49,9 @@ pub(crate) struct Idle {
     peer: Peer,
     #[arg(long)]
     server: SocketAddr,
+    /// The server's certificate, if it has one
+    #[arg(long)]
+    trust: Option<Trust>,
     #[arg(long)]
     connections: usize,
     #[arg(long, value_enum)]
@@ -51,6 +62,8 @@ pub(crate) struct Idle {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Memory {
     pub(crate) peer: String,
+    #[serde(default)]
+    pub(crate) encrypted: bool,
     pub(crate) connections: usize,
     pub(crate) work: String,
     pub(crate) bytes: f64,
@@ -65,16 +78,18 @@ pub(crate) fn main(options: &Options) {
         "{:44} {:>12} {:>8} {:>9} {:>9}",
         "bytes of an idle connection", "connections", "after", "bytes", "later"
     );
-    for peer in [Peer::Pool, Peer::Legacy, Peer::Reqwest] {
-        for connections in [1_000 / scale, 10_000 / scale] {
-            for work in [Work::Hello, Work::Large] {
-                let found = measure(peer, connections, work);
-                println!(
-                    "{:44} {connections:12} {:>8} {:9.0} {:9.0}",
-                    found.peer, found.work, found.bytes, found.later
-                );
-                memory.push(found);
-            }
+    let plain = [Peer::Pool, Peer::Legacy, Peer::Reqwest]
+        .into_iter()
+        .flat_map(|peer| [1_000, 10_000].map(|connections| (peer, false, connections)));
+    // Over the same TLS: what rustls keeps is the same for all.
+    let encrypted = [Peer::Pool, Peer::Legacy].map(|peer| (peer, true, 1_000));
+    for (peer, encrypted, connections) in plain.chain(encrypted) {
+        for work in [Work::Hello, Work::Large] {
+            let found = measure(peer, encrypted, connections / scale, work);
+            let Memory { connections, work, bytes, later, .. } = &found;
+            let peer = format!("{}{}", found.peer, if encrypted { ", TLS" } else { "" });
+            println!("{peer:44} {connections:12} {work:>8} {bytes:9.0} {later:9.0}");
+            memory.push(found);
         }
     }
     if options.save {
@@ -82,18 +97,20 @@ pub(crate) fn main(options: &Options) {
     }
 }
 
-fn measure(peer: Peer, connections: usize, work: Work) -> Memory {
-    let delay = Duration::from_millis(2_000 + connections as u64);
-    let server = Server::delaying(Http::H1, delay);
+fn measure(peer: Peer, encrypted: bool, connections: usize, work: Work) -> Memory {
+    let each = if encrypted { 5 } else { 1 };
+    let delay = Duration::from_millis(2_000 + each * connections as u64);
+    let server = Server::delaying(encrypted, delay);
     let output = Command::new(Program::Counting.path())
         .arg("idle")
         .args([format!("--peer={}", name(peer)), format!("--server={}", server.address)])
         .args([format!("--connections={connections}"), format!("--work={}", name(work))])
+        .args(server.trust.as_ref().map(|trust| format!("--trust={trust}")))
         .output()
         .expect("it is a program");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let [bytes, later]: [f64; 2] = serde_json::from_slice(&output.stdout).expect("two numbers");
-    Memory { peer: peer.title().to_owned(), connections, work: name(work), bytes, later }
+    Memory { peer: peer.title().to_owned(), encrypted, connections, work: name(work), bytes, later }
 }
 
 /// The process of [`Idle`]: prints bytes per connection, at once and after a while.
@@ -102,16 +119,23 @@ pub(crate) fn child(options: &Idle, heap: Option<Heap>) {
     let Idle { server, connections, work, .. } = *options;
     let order = move |work| Order::new(work, Http::H1, server);
     let request = move |work| order(work).request::<Full<Bytes>>();
+    let encrypted = move |work| order(work).encrypted().request::<Full<Bytes>>();
     let found = runtime(1).block_on(async {
-        match options.peer {
-            Peer::Pool => {
-                let pool = Pool::builder().max_connections(connections).max_connections_per_host(connections);
-                let pool = pool.build(Tcp::new()).expect("valid limits");
-                fill(pool, request, work, connections, heap).await
+        match (options.peer, &options.trust) {
+            (Peer::Pool, None) => fill(pool(connections, Tcp::new()), request, work, connections, heap).await,
+            (Peer::Pool, Some(trust)) => {
+                let pool = pool(connections, Tls::new(Tcp::new(), trust.config(true)));
+                fill(pool, encrypted, work, connections, heap).await
             }
-            Peer::Legacy => {
+            (Peer::Legacy, None) => {
                 let client = hyper_util::client(Http::H1);
                 fill(client, request, work, connections, heap).await
+            }
+            (Peer::Legacy, Some(trust)) => {
+                let client = Client::builder(TokioExecutor::new())
+                    .pool_timer(TokioTimer::new())
+                    .build(Tls::new(Tcp::new(), trust.config(true)));
+                fill(client, encrypted, work, connections, heap).await
             }
             _ => {
                 let request = move |work| {
@@ -125,6 +149,11 @@ pub(crate) fn child(options: &Idle, heap: Option<Heap>) {
         }
     });
     println!("{}", serde_json::to_string(&found).expect("numbers"));
+}
+
+fn pool<C: Connect>(connections: usize, connector: C) -> Pool<C> {
+    let limits = Pool::builder().max_connections(connections).max_connections_per_host(connections);
+    limits.build(connector).expect("valid limits")
 }
 
 /// Opens as many connections as there are to be, uses each and leaves it idle.

@@ -13,7 +13,7 @@ use clap::Args;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{server, work::Http};
+use crate::{server, trust::Trust, work::Http};
 
 /// Which server.
 #[derive(Args)]
@@ -23,12 +23,17 @@ pub(crate) struct Served {
     /// What the delayed answer takes, in ms
     #[arg(long)]
     delay: u64,
+    /// Over TLS
+    #[arg(long)]
+    encrypted: bool,
 }
 
 /// A server, for as long as this lives.
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
+    /// Its certificate, if it has one.
+    pub(crate) trust: Option<Trust>,
 }
 
 /// Which of the two programs.
@@ -38,15 +43,21 @@ pub(crate) enum Program {
     Counting,
 }
 
-/// The server's process: tells the address in a line.
+/// The server's process: tells the address in a line, and the certificate.
 pub(crate) fn serve(served: &Served) {
     let cores = cores();
     pin(&cores[cores.len() - 1..]);
     runtime(1).block_on(async {
         let (address, listening) =
             server::listen(served.http, Duration::from_millis(served.delay)).await.expect("a free port");
-        println!("{address}");
-        listening.serve().await;
+        if served.encrypted {
+            let (trust, acceptor) = Trust::served();
+            println!("{address} {trust}");
+            listening.serve_encrypted(acceptor).await;
+        } else {
+            println!("{address}");
+            listening.serve().await;
+        }
     });
 }
 
@@ -80,24 +91,31 @@ impl Program {
 
 impl Server {
     pub(crate) fn start(http: Http) -> Self {
-        Self::delaying(http, DELAY)
+        Self::serving(http, false, DELAY)
     }
 
-    /// One whose delayed answer takes so long.
-    pub(crate) fn delaying(http: Http, delay: Duration) -> Self {
+    /// One of HTTP/1.1, over TLS or not, whose delayed answer takes so long.
+    pub(crate) fn delaying(encrypted: bool, delay: Duration) -> Self {
+        Self::serving(Http::H1, encrypted, delay)
+    }
+
+    fn serving(http: Http, encrypted: bool, delay: Duration) -> Self {
         let delay = format!("--delay={}", delay.as_millis());
         let version = format!("--http={http:?}").to_lowercase();
         let mut command = Command::new(Program::Plain.path());
         let mut child = command
             .args(["serve", &version, &delay])
+            .args(encrypted.then_some("--encrypted"))
             .stdout(Stdio::piped())
             .spawn()
             .expect("it is a program");
         let mut line = String::new();
         let output = child.stdout.take().expect("it is piped");
         BufReader::new(output).read_line(&mut line).expect("it tells its address");
-        let address = line.trim().parse().expect("an address");
-        Self { child, address }
+        let mut words = line.split_whitespace();
+        let address = words.next().expect("a word").parse().expect("an address");
+        let trust = words.next().map(|trust| trust.parse().expect("a certificate"));
+        Self { child, address, trust }
     }
 }
 

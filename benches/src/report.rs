@@ -15,6 +15,7 @@ use crate::{
     memory::Memory,
     peers::Peer,
     results::{Section, directory, load, root},
+    revive::Revived,
 };
 
 type Costs = Section<Vec<(String, Cost)>>;
@@ -53,6 +54,9 @@ pub(crate) fn main() {
     }
     if let Some(checkouts) = load("checkout") {
         page += &checkout_text(&checkouts);
+    }
+    if let Some(revived) = load("revive") {
+        page += &revive_text(&revived);
     }
     if let Some(memory) = load("memory") {
         page += &memory_text(&memory);
@@ -154,13 +158,37 @@ fn limits_text(limits: &Section<Vec<Opened>>) -> String {
 
 fn checkout_text(checkouts: &Section<Vec<Checkout>>) -> String {
     let mut text = String::from(
-        "## Many hosts, many idle connections\n\nInstructions of an exchange, the hosts in turn, over connections within the process: client and server together.\n\n\
-         | | hosts | idle connections of each | instructions |\n|---|---:|---:|---:|\n",
+        "## Many hosts, many idle connections\n\nInstructions of an exchange in its caller's task, which finds the connection and gives it back; hosts in turn, \
+         connections within the process. Allocations are those of the connection's own task, too.\n\n\
+         | | hosts | idle connections of each | instructions | allocations |\n|---|---:|---:|---:|---:|\n",
     );
-    for Checkout { peer, hosts, connections, instructions } in &checkouts.measured {
-        let _ = writeln!(text, "| {peer} | {hosts} | {connections} | {} |", grouped(*instructions));
+    for Checkout { peer, hosts, connections, instructions, allocations } in &checkouts.measured {
+        let instructions = grouped(*instructions);
+        let _ = writeln!(text, "| {peer} | {hosts} | {connections} | {instructions} | {allocations:.1} |");
     }
     format!("{text}\n{}\n", under(&checkouts.about))
+}
+
+fn revive_text(revived: &Section<Vec<Revived>>) -> String {
+    let mut text = String::from(
+        "## A parked connection\n\nAn exchange on it, beside one on a warm connection and one that opens its own. Instructions are the client's; what the kernel \
+         does for it shows in the time. The share is of what a new connection costs over a warm one.\n\n\
+         | | instructions | share | system calls | µs | share |\n|---|---:|---:|---:|---:|---:|\n",
+    );
+    for Revived { on, encrypted, instructions, calls, time } in &revived.measured {
+        let alike = || revived.measured.iter().filter(|other| other.encrypted == *encrypted);
+        let (Some(warm), Some(new)) = (alike().next(), alike().next_back()) else { continue };
+        let share = |of: fn(&Revived) -> f64, one: f64| (one - of(warm)) / (of(new) - of(warm)) * 100.0;
+        let _ = writeln!(
+            text,
+            "| {on}{} | {} | {:.1} % | {calls:.1} | {time:.0} | {:.1} % |",
+            if *encrypted { ", TLS" } else { "" },
+            grouped(*instructions),
+            share(|one| one.instructions, *instructions),
+            share(|one| one.time, *time),
+        );
+    }
+    format!("{text}\n{}\n", under(&revived.about))
 }
 
 fn memory_text(memory: &Section<Vec<Memory>>) -> String {
@@ -168,10 +196,11 @@ fn memory_text(memory: &Section<Vec<Memory>>) -> String {
         "## Memory of an idle connection\n\nBytes of heap for each, over TCP, at once and five seconds later.\n\n\
          | | connections | after | at once | later |\n|---|---:|---|---:|---:|\n",
     );
-    for Memory { peer, connections, work, bytes, later } in &memory.measured {
+    for Memory { peer, encrypted, connections, work, bytes, later } in &memory.measured {
         let after = if work == "large" { "64 KiB" } else { "13 bytes" };
         let [bytes, later] = [*bytes, *later].map(grouped);
-        let _ = writeln!(text, "| {peer} | {connections} | {after} | {bytes} | {later} |");
+        let tls = if *encrypted { ", TLS" } else { "" };
+        let _ = writeln!(text, "| {peer}{tls} | {connections} | {after} | {bytes} | {later} |");
     }
     format!("{text}\n{}\n", under(&memory.about))
 }

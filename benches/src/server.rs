@@ -17,6 +17,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::work::{Http, Work};
 
@@ -41,13 +42,32 @@ impl Listening {
     /// Answers until the process ends.
     pub(crate) async fn serve(self) {
         loop {
-            let Ok((socket, _)) = self.listener.accept().await else { continue };
-            self.accepted.fetch_add(1, Ordering::Relaxed);
-            let _ = socket.set_nodelay(true);
+            let socket = self.accept().await;
             match self.http {
                 Http::H1 => drop(tokio::spawn(serve_h1(socket, self.delay))),
                 Http::H2 => drop(tokio::spawn(serve_h2(socket, self.delay))),
             }
+        }
+    }
+
+    /// Likewise, HTTP/1.1 over TLS.
+    pub(crate) async fn serve_encrypted(self, acceptor: TlsAcceptor) {
+        loop {
+            let (socket, acceptor, delay) = (self.accept().await, acceptor.clone(), self.delay);
+            tokio::spawn(async move {
+                if let Ok(stream) = acceptor.accept(socket).await {
+                    serve_h1(stream, delay).await;
+                }
+            });
+        }
+    }
+
+    async fn accept(&self) -> TcpStream {
+        loop {
+            let Ok((socket, _)) = self.listener.accept().await else { continue };
+            self.accepted.fetch_add(1, Ordering::Relaxed);
+            let _ = socket.set_nodelay(true);
+            return socket;
         }
     }
 }
@@ -81,7 +101,7 @@ pub(crate) async fn serve_h1<Io: AsyncRead + AsyncWrite + Unpin>(mut io: Io, del
         if work == Work::Delayed {
             tokio::time::sleep(delay).await;
         }
-        if io.write_all(ANSWERS.of(work)).await.is_err() {
+        if io.write_all(ANSWERS.of(work)).await.is_err() || io.flush().await.is_err() {
             return;
         }
     }

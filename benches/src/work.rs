@@ -78,6 +78,13 @@ impl Order {
         Self { server, http, uri, answer: work.answer().len(), method, body }
     }
 
+    /// The same, over TLS.
+    pub(crate) fn encrypted(mut self) -> Self {
+        let uri = self.uri.to_string().replacen("http:", "https:", 1);
+        self.uri = uri.parse().expect("a valid URI");
+        self
+    }
+
     /// A request of it.
     pub(crate) fn request<B: From<Bytes>>(&self) -> Request<B> {
         let mut request = Request::new(B::from(self.body.clone()));

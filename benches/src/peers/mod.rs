@@ -1,5 +1,6 @@
 //! Everybody who is asked, behind one face.
 
+pub(crate) mod cache;
 pub(crate) mod hyper_util;
 mod outbound;
 pub(crate) mod raw;
@@ -9,7 +10,7 @@ mod socket;
 
 use clap::ValueEnum;
 
-use crate::work::Order;
+use crate::work::{Http, Order};
 
 /// A client, alone or under its layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum)]
@@ -18,6 +19,8 @@ pub(crate) enum Peer {
     Socket,
     /// `hyper::client::conn`.
     Raw,
+    /// hyper-util's `pool::map` and `pool::cache`.
+    Cache,
     /// hyper-util's legacy client.
     Legacy,
     /// The same under tower's Retry, ConcurrencyLimit and Timeout.
@@ -67,6 +70,7 @@ impl Peer {
         match self {
             Self::Socket => "a minimal Tokio loop",
             Self::Raw => "raw hyper::client::conn",
+            Self::Cache => "hyper-util pool: map + cache",
             Self::Legacy => "hyper-util legacy",
             Self::LegacyTower => "hyper-util legacy + tower's three",
             Self::LegacyResilience => "hyper-util legacy + tower-resilience's three",
@@ -88,11 +92,12 @@ impl Peer {
     }
 
     /// Those that the tables compare; the others tell layers apart.
-    pub(crate) const COMPARED: [Self; 9] = [
+    pub(crate) const COMPARED: [Self; 10] = [
         Self::Raw,
         Self::Pool,
         Self::Stack,
         Self::Client,
+        Self::Cache,
         Self::Legacy,
         Self::LegacyTower,
         Self::LegacyResilience,
@@ -100,11 +105,17 @@ impl Peer {
         Self::ReqwestRetry,
     ];
 
+    /// Whether it can be asked in this version.
+    pub(crate) fn speaks(self, http: Http) -> bool {
+        http == Http::H1 || !matches!(self, Self::Socket | Self::Cache)
+    }
+
     /// `visit`s this peer, which asks for `order`.
     pub(crate) async fn accept<V: Visit>(self, order: &Order, visit: V) -> V::Output {
         match self {
             Self::Socket => visit.visit(async || socket::Socket::connect(order).await).await,
             Self::Raw => raw::accept(order, visit).await,
+            Self::Cache => cache::accept(order, visit).await,
             Self::Legacy | Self::LegacyTower | Self::LegacyResilience => {
                 hyper_util::accept(self, order, visit).await
             }

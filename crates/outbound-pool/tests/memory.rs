@@ -2,7 +2,11 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    future::Future,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use allocation_counter::measure;
 use http_body_util::BodyExt;
@@ -12,6 +16,7 @@ use support::*;
 use tokio::runtime::Runtime;
 
 const CONNECTIONS: usize = 200;
+const CROWD: usize = 10_000;
 
 /// Bytes of the heap that each of many connections keeps, of which so many are parked, once 64 KiB have gone through it.
 fn kept(runtime: &Runtime, upstream: &Upstream, pool: &Pool<Tcp>, parked: usize) -> i64 {
@@ -36,6 +41,31 @@ fn kept(runtime: &Runtime, upstream: &Upstream, pool: &Pool<Tcp>, parked: usize)
         });
     });
     live.bytes_current / CONNECTIONS as i64
+}
+
+/// FAULTS, section 5: ten thousand waiters, all of whom go.
+#[test]
+fn a_crowd_that_has_gone_has_left_nothing() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let upstream = Friendly::new(handler::hello).own_thread().start();
+    let pool = build(Pool::builder().max_connections(1).max_waiting(CROWD));
+    let held = runtime.block_on(send(&pool, get(upstream.uri("/")))).unwrap();
+    let live = measure(|| {
+        runtime.block_on(async {
+            let mut crowd = Vec::new();
+            for _ in 0..CROWD {
+                let mut call = Box::pin(send(&pool, get(upstream.uri("/"))));
+                assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+                crowd.push(call);
+            }
+            assert_eq!(pool.stats().waiting, CROWD);
+        });
+    });
+    assert_eq!(pool.stats().waiting, 0);
+    println!("{CROWD} waiters have left {} bytes", live.bytes_current);
+    assert!(live.bytes_current < 8 * 1_024, "{} bytes", live.bytes_current);
+    runtime.block_on(held.into_body().collect()).unwrap();
+    runtime.block_on(leaves_nothing("a crowd", pool, &[&upstream]));
 }
 
 #[test]

@@ -373,6 +373,9 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
     pub(super) fn deregister(&mut self, waiter: usize, now: Now, fx: &mut Effects<K, C>) {
         self.withdraw(waiter);
         let Waiter { host, grant, waker, .. } = self.waiters.remove(waiter);
+        if self.waiters.is_empty() && self.waiters.capacity() > CROWD {
+            self.waiters.shrink_to_fit();
+        }
         fx.forget(waker);
         self.hosts[host].registered -= 1;
         match grant {
@@ -718,3 +721,5 @@ pub(super) const HOST: usize = 1;
 pub(super) const UNPARKED: usize = 2;
 /// How many exchanges a shared connection is expected to carry at least, until it says so itself (RFC 9113, 6.5.2).
 const STREAMS: usize = 100;
+/// Room for more waiters than these is given back when all have gone.
+const CROWD: usize = 64;
