@@ -97,7 +97,7 @@
 //! | redirects are followed | [`redirects`](ClientBuilder::redirects), none by default |
 //! | nothing is retried | what is safe to send again is, twice; [`max_attempts(1)`](ClientBuilder::max_attempts) to leave it |
 //! | any number of connections | [`max_connections_per_host`](ClientBuilder::max_connections_per_host), 128; others wait |
-//! | `.add_root_certificate(…)`, `.identity(…)`, `.danger_accept_invalid_certs(…)` | [`tls_config`](ClientBuilder::tls_config), by [`rustls`](crate::rustls) |
+//! | `.add_root_certificate(…)`, `.identity(…)`, `.danger_accept_invalid_certs(…)` | [`tls_config`](ClientBuilder::tls_config), by [`rustls`] |
 //! | `error.is_timeout()`, `.is_connect()`, `.status()` | [`Failure::of`](outbound_core::Failure::of)`(&*error)`: `kind()`, `phase()`; [`find`](outbound_core::find)`::<`[`StatusError`](crate::StatusError)`>(&*error)` |
 //! | `reqwest::Error` in an `anyhow::Result` | `.map_err(anyhow::Error::from_boxed)?`: a [`BoxError`] is a box and no `Error` itself |
 //! | `reqwest::blocking` | `build_blocking` (feature `blocking`), of the same builder |
