@@ -1,5 +1,17 @@
-//! The fuzz targets: functions of whatever bytes. `cargo +nightly fuzz run http1` in this directory's parent, or
-//! `cargo test -p outbound-tests --test fuzz` for a short run on stable over the same corpus.
+//! The fuzz targets: functions of whatever bytes.
+//!
+//! - `cargo test -p outbound-tests --test fuzz` in this directory's parent: a short run over the corpus and mutations of it, as in CI.
+//!   `OUTBOUND_FUZZ_SECONDS=60` goes on for so long.
+//! - `cargo +nightly fuzz run http1`: libFuzzer by cargo-fuzz, with AddressSanitizer.
+//! - libFuzzer on stable, with coverage and no sanitizer; `--target` keeps the flags off build scripts:
+//!
+//!   ```sh
+//!   RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
+//!     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table" \
+//!     cargo run --target x86_64-unknown-linux-gnu --bin http1 -- -max_total_time=60 /tmp/found corpus/http1
+//!   ```
+//!
+//!   What it finds is for the first directory, which must exist; a C++ compiler builds libFuzzer itself.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -83,3 +83,23 @@ impl fmt::Display for Construction {
 }
 
 static WATCHERS: RwLock<Vec<Weak<dyn Watcher>>> = RwLock::new(Vec::new());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Deaf;
+
+    impl Watcher for Deaf {
+        fn built(&self, _: Construction) {}
+    }
+
+    /// A process that makes guards again and again keeps nothing of those that have gone.
+    #[test]
+    fn watchers_that_have_gone_are_forgotten() {
+        for _ in 0..10 {
+            Construction::watch(&Arc::new(Deaf));
+        }
+        assert_eq!(WATCHERS.read().unwrap().len(), 1);
+    }
+}
