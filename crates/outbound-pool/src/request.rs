@@ -7,7 +7,7 @@ use http::{
     header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
     uri::Authority,
 };
-use outbound_core::{BoxError, CallSite, Deadline, Exchange, Idempotent, Message, Origin};
+use outbound_core::{BoxError, CallSite, Carried, Deadline, Exchange, Message, Origin};
 
 use crate::upload::Upload;
 
@@ -37,12 +37,15 @@ impl Call {
         B: http_body::Body + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let exchange = Exchange::of(&request);
+        let carried = Carried::of(&request);
+        let exchange = carried.and_then(|carried| carried.exchange.clone());
+        let site = carried.and_then(|carried| carried.call_site);
+        let deadline = carried.and_then(|carried| carried.deadline).unwrap_or_default();
+        let is_idempotent =
+            request.method().is_idempotent() || carried.is_some_and(|carried| carried.idempotent);
         if let Some(exchange) = &exchange {
             exchange.aim(origin.clone(), &request);
         }
-        let (site, deadline) = (CallSite::of(&request), Deadline::of(&request).unwrap_or_default());
-        let is_idempotent = request.method().is_idempotent() || Idempotent::of(&request);
         let mut request = request.map(Upload::new);
         // What outbound's layers put there is all that most requests carry, and the response wants it back. Where there is more,
         // hyper may be meant.
@@ -78,15 +81,13 @@ impl Call {
         })
     }
 
-    /// What a request has, its response has too.
-    /// What the connection has put there stays.
+    /// What a request has, its response has too. What the connection has put there stays.
     pub(crate) fn carry_over(self, response: &mut impl Message, exchange: &Exchange, tracked: bool) {
-        response.extensions_mut().extend(self.context);
-        if tracked {
-            exchange.clone().attach(response);
-            if let Some(attempt) = exchange.attempt() {
-                attempt.attach(response);
-            }
+        if !self.context.is_empty() {
+            response.extensions_mut().extend(self.context);
+        } else if tracked {
+            let carried = Carried::on(response);
+            (carried.exchange, carried.attempt) = (Some(exchange.clone()), exchange.attempt());
         }
     }
 }
