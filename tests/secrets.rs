@@ -16,8 +16,9 @@ use std::{
 };
 
 use axum_core::{extract::FromRequestParts, response::IntoResponse};
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, Uri, header};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::connect::dns::Name;
 use outbound::{
     AdaptiveLimitLayer, Attempt, Body, BoxError, CallContext, CallSite, Carried, Client, ClientExt,
@@ -508,6 +509,7 @@ fn blocking(said: &Said) {
     let call = client.post(uri).header("cookie", "session=s3cr3t-cookie").body("s3cr3t-body");
     said.debug("blocking: a call", &call);
     let response = call.send().unwrap();
+    said.debug("blocking: its response", &response);
     let body = response.into_inner().into_body();
     said.debug("blocking: its body", &body);
     drop(body);
@@ -557,6 +559,8 @@ async fn client(said: &Said) {
     said.failed("a body too large", too_large).await;
     let not_json = call().send().await.unwrap().json::<u32>().await.unwrap_err();
     said.failed("a body that is no number", not_json).await;
+    let not_utf8 = Response::new(Full::new(Bytes::from_static(b"s3cr3t-answer\xff")));
+    said.failed("a body that is no text", not_utf8.text().await.unwrap_err()).await;
     let error = response.error_for_status().await.map(drop).unwrap_err();
     said.error("a status as an error", &*error);
     let error =
@@ -657,8 +661,10 @@ async fn nothing_that_is_said_has_a_secret() {
 const INTERIM: &str = "HTTP/1.1 102 Processing\r\n\r\n";
 
 /// Numbers, words, times and choices, and dials that show nothing but another's future: there is no room in them for what anybody sends.
+/// And the client's connector, which nobody gets to see; what it is made of is looked at.
 const PLAIN: [&str; 47] = [
     "outbound::Concurrency",
+    "outbound::Connector",
     "outbound::Contradiction",
     "outbound::InsideRuntime",
     "outbound_core::Count",
@@ -703,6 +709,5 @@ const PLAIN: [&str; 47] = [
     "outbound_telemetry::Connecting",
     "outbound_telemetry::Series",
     "outbound_timeout::EmptyWindow",
-    "outbound_timeout::StallMonitor",
     "outbound_timeout::Throughput",
 ];

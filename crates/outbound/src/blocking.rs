@@ -49,7 +49,6 @@ pub struct Client {
 /// A response whose methods block. It is also a reader of its body, of which it keeps no more than one frame.
 ///
 /// Dropped before the end of its body, it closes its connection.
-#[derive(Debug)]
 pub struct Response {
     response: http::Response<Pin<Box<ResponseBody>>>,
     /// What has come of the body and was not read yet.
@@ -118,6 +117,12 @@ impl RequestBuilder<Client> {
 }
 
 // === Response ===
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response").field("status", &self.response.status()).finish_non_exhaustive()
+    }
+}
 
 impl Response {
     /// Its status.

@@ -161,7 +161,9 @@ where
         let status = self.status();
         let bytes = self.bytes_within(limit).await?;
         String::from_utf8(bytes.into()).map_err(|error| {
-            InvalidBody { status, expected: "UTF-8", place: None, source: error.into() }.into()
+            // Without the bytes, which the error would show.
+            let source = error.utf8_error().into();
+            InvalidBody { status, expected: "UTF-8", place: None, source }.into()
         })
     }
 
