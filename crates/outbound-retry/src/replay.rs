@@ -250,8 +250,8 @@ where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    #[inline]
     /// Nothing is kept of no body, unless it can be made.
+    #[inline]
     pub(crate) fn new(body: B, factory: Option<BodyFactory<B>>, cap: &Cap) -> Option<Arc<Self>> {
         if body.is_end_stream() && factory.is_none() {
             return None;
