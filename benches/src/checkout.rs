@@ -24,22 +24,12 @@ use crate::{
     Heap,
     counted::{count, counted},
     exchange::name,
+    extent::Extent,
     peers::{Peer, service::read},
     process::{DELAY, Program, runtime},
     results::save,
     server::serve_h1,
 };
-
-/// How much.
-#[derive(Args)]
-pub(crate) struct Options {
-    /// A hundredth of it: whether it works at all
-    #[arg(long)]
-    short: bool,
-    /// Keep the results for the report
-    #[arg(long)]
-    save: bool,
-}
 
 /// Exchanges, in a process of their own.
 #[derive(Args)]
@@ -65,7 +55,7 @@ pub(crate) struct Checkout {
     pub(crate) allocations: f64,
 }
 
-pub(crate) fn main(options: &Options) {
+pub(crate) fn main(options: &Extent) {
     let scale = if options.short { 100 } else { 1 };
     let mut checkouts = Vec::new();
     println!(

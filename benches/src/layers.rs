@@ -30,22 +30,12 @@ use tower_resilience_timelimiter::TimeLimiterLayer;
 use crate::{
     Heap,
     exchange::name,
+    extent::Extent,
     instructions::callgrind,
     peers::hyper_util::Twice,
     process::{self, Program, runtime},
     results::{median, save},
 };
-
-/// Which layers to measure.
-#[derive(Args)]
-pub(crate) struct Options {
-    /// Only one round, and only instructions and allocations
-    #[arg(long)]
-    short: bool,
-    /// Keep the results for the report
-    #[arg(long)]
-    save: bool,
-}
 
 /// Calls of one layer, in a process of their own.
 #[derive(Args)]
@@ -99,7 +89,7 @@ struct Timed {
     allocations: f64,
 }
 
-pub(crate) fn main(options: &Options) {
+pub(crate) fn main(options: &Extent) {
     let rounds = if options.short { 1 } else { 7 };
     let all: Vec<Added> = Layers::value_variants().iter().map(|&layer| measure(layer, rounds)).collect();
     let none = all[0].clone();

@@ -8,6 +8,7 @@ mod compare;
 mod contention;
 mod counted;
 mod exchange;
+mod extent;
 mod instructions;
 mod json;
 mod layers;
@@ -25,6 +26,7 @@ mod work;
 use std::alloc::System;
 
 use clap::Parser;
+use extent::Extent;
 use stats_alloc::StatsAlloc;
 
 /// Counts allocations, in the program that has it.
@@ -39,17 +41,17 @@ enum Command {
     /// Requests a second, CPU, allocations and latency of peers, in rounds
     Compare(compare::Options),
     /// What each layer adds to a call, beside its counterparts
-    Layers(layers::Options),
+    Layers(Extent),
     /// How many sockets are opened where 50 are allowed
-    Limits(limits::Options),
+    Limits(Extent),
     /// Two workers and many tasks over connections within the process
     Contention(contention::Options),
     /// What an exchange costs beside many hosts and idle connections
-    Checkout(checkout::Options),
+    Checkout(Extent),
     /// What an exchange costs on a connection that was parked, beside a warm and a new one
-    Revive(revive::Options),
+    Revive(Extent),
     /// What an idle connection costs in memory
-    Memory(memory::Options),
+    Memory(Extent),
     /// From what size on JSON is better encoded and decoded off the workers
     Json,
     /// Tables and charts of all that was measured with --save

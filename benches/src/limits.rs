@@ -6,7 +6,6 @@
 use std::{fmt::Debug, net::SocketAddr, pin::pin, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
-use clap::Args;
 use http::Response;
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
@@ -20,22 +19,12 @@ use tokio::{task::JoinSet, time::sleep};
 use tower::{Service, ServiceBuilder, ServiceExt, limit::ConcurrencyLimitLayer};
 
 use crate::{
+    extent::Extent,
     process::{DELAY, runtime},
     results::save,
     server::listen,
     work::{Http, Order, Work},
 };
-
-/// How much.
-#[derive(Args)]
-pub(crate) struct Options {
-    /// Fewer tasks and requests: whether it works at all
-    #[arg(long)]
-    short: bool,
-    /// Keep the results for the report
-    #[arg(long)]
-    save: bool,
-}
 
 /// Sockets that a client has opened.
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,7 +42,7 @@ struct Scenario {
     max_idle: usize,
 }
 
-pub(crate) fn main(options: &Options) {
+pub(crate) fn main(options: &Extent) {
     let (tasks, each) = if options.short { (100, 4) } else { (300, 20) };
     let mut opened = Vec::new();
     println!("{:28} {:44} {:>8}", "sockets opened", "", "limit 50");

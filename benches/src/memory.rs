@@ -24,23 +24,13 @@ use tower::{Service, ServiceExt};
 use crate::{
     Heap,
     exchange::name,
+    extent::Extent,
     peers::{Peer, hyper_util, service::read},
     process::{Program, Server, runtime},
     results::save,
     trust::Trust,
     work::{Http, Order, Work},
 };
-
-/// How much.
-#[derive(Args)]
-pub(crate) struct Options {
-    /// A tenth of it: whether it works at all
-    #[arg(long)]
-    short: bool,
-    /// Keep the results for the report
-    #[arg(long)]
-    save: bool,
-}
 
 /// Idle connections, in a process of their own.
 #[derive(Args)]
@@ -71,7 +61,7 @@ pub(crate) struct Memory {
     pub(crate) later: f64,
 }
 
-pub(crate) fn main(options: &Options) {
+pub(crate) fn main(options: &Extent) {
     let scale = if options.short { 10 } else { 1 };
     let mut memory = Vec::new();
     println!(

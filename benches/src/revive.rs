@@ -22,23 +22,13 @@ use tower::ServiceExt;
 use crate::{
     counted::{count, counted},
     exchange::name,
+    extent::Extent,
     peers::service::read,
     process::{DELAY, Program, Server, pin_client, runtime},
     results::{median, save},
     trust::Trust,
     work::{Http, Order, Work},
 };
-
-/// How much.
-#[derive(Args)]
-pub(crate) struct Options {
-    /// Few exchanges: whether it works at all
-    #[arg(long)]
-    short: bool,
-    /// Keep the results for the report
-    #[arg(long)]
-    save: bool,
-}
 
 /// Exchanges, in a process of their own.
 #[derive(Args)]
@@ -79,7 +69,7 @@ pub(crate) struct Revived {
     pub(crate) time: f64,
 }
 
-pub(crate) fn main(options: &Options) {
+pub(crate) fn main(options: &Extent) {
     let (exchanges, rounds) = if options.short { (20, 1) } else { (200, 5) };
     let mut revived = Vec::new();
     println!("{:44} {:>5} {:>13} {:>12} {:>9}", "an exchange on", "", "instructions", "system calls", "µs");

@@ -8,7 +8,7 @@
 //!   ```sh
 //!   RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
 //!     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table" \
-//!     cargo run --target x86_64-unknown-linux-gnu --bin http1 -- -max_total_time=60 /tmp/found corpus/http1
+//!     cargo run --target x86_64-unknown-linux-gnu --bin http1 -- -max_total_time=60 artifacts corpus/http1
 //!   ```
 //!
 //!   What it finds is for the first directory, which must exist; a C++ compiler builds libFuzzer itself.

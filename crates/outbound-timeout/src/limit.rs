@@ -141,13 +141,7 @@ impl Watch {
     /// The same, for the body to go on with.
     pub(crate) fn take(&mut self) -> Self {
         let (exchange, extras) = (self.exchange.take(), self.extras.take());
-        Self {
-            begun: self.begun,
-            deadline: self.deadline,
-            exchange,
-            target: mem::take(&mut self.target),
-            extras,
-        }
+        Self { exchange, extras, target: mem::take(&mut self.target), ..*self }
     }
 
     /// When the call began: nothing is due earlier than what is due then.
