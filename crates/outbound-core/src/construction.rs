@@ -94,11 +94,14 @@ mod tests {
         fn built(&self, _: Construction) {}
     }
 
-    /// A process that makes guards again and again keeps nothing of those that have gone.
+    /// A process that makes guards again and again keeps nothing of those that have gone. (Nobody announces here: who does holds
+    /// each watcher for that moment.)
     #[test]
     fn watchers_that_have_gone_are_forgotten() {
         for _ in 0..10 {
-            Construction::watch(&Arc::new(Deaf));
+            let deaf = Arc::new(Deaf);
+            Construction::watch(&deaf);
+            assert_eq!(Arc::strong_count(&deaf), 1, "watching holds nothing");
         }
         assert_eq!(WATCHERS.read().unwrap().len(), 1);
     }
