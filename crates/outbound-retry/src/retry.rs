@@ -4,7 +4,7 @@ use std::{
     fmt,
     num::NonZeroU32,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -45,7 +45,14 @@ pub struct RetryLayer<P = Standard> {
 /// Sends a request again, as far as the policy, the budget, the deadline and the body allow.
 pub struct Retry<S, P = Standard> {
     inner: S,
-    rules: Arc<Rules<P>>,
+    shared: Arc<Shared<S, P>>,
+}
+
+/// What all clones and all their calls have in common.
+struct Shared<S, P> {
+    rules: Rules<P>,
+    /// Clones of it make the further attempts: the service that was ready makes the first, and most calls have no other.
+    spare: Mutex<S>,
 }
 
 pin_project_lite::pin_project! {
@@ -79,9 +86,7 @@ pin_project_lite::pin_project! {
 
 /// What the further attempts of a call need.
 struct Call<S, P, B> {
-    /// Not ready until it is asked: the one that was ready made the first attempt.
-    inner: S,
-    rules: Arc<Rules<P>>,
+    shared: Arc<Shared<S, P>>,
     head: Head,
     kept: Option<Arc<Kept<B>>>,
     idempotent: bool,
@@ -90,11 +95,13 @@ struct Call<S, P, B> {
     attempt: Attempt,
     /// How long the wait before this attempt was.
     waited: Duration,
-    next: Option<Next<B>>,
+    next: Option<Box<Next<S, B>>>,
 }
 
-/// An attempt to come.
-struct Next<B> {
+/// An attempt to come. In a box, for most calls have none.
+struct Next<S, B> {
+    /// Not ready until it is asked.
+    inner: S,
     begins: Instant,
     body: Replay<B>,
     /// The error it follows, if it follows one: the result if time runs out before it can begin.
@@ -179,11 +186,12 @@ impl Default for RetryLayer {
     }
 }
 
-impl<S, P: Clone> Layer<S> for RetryLayer<P> {
+impl<S: Clone, P: Clone> Layer<S> for RetryLayer<P> {
     type Service = Retry<S, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Retry { inner, rules: Arc::new(self.rules.clone()) }
+        let (rules, spare) = (self.rules.clone(), Mutex::new(inner.clone()));
+        Retry { inner, shared: Arc::new(Shared { rules, spare }) }
     }
 }
 
@@ -215,17 +223,18 @@ where
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
-        let idempotent = self.rules.policy.before(&mut parts);
-        if !self.rules.could_retry(&parts) {
+        let rules = &self.shared.rules;
+        let idempotent = rules.policy.before(&mut parts);
+        if !rules.could_retry(&parts) {
             let ledger = Carried::of(&parts).and_then(|carried| carried.ledger.as_ref());
-            let stake = self.rules.budget.stake(&parts.uri, ledger);
+            let stake = rules.budget.stake(&parts.uri, ledger);
             Attempt::FIRST.note(&mut parts);
             let response = self.inner.call(Request::from_parts(parts, Replay::once(body)));
             return ResponseFuture { state: State::Once { response }, stake, call: None };
         }
         let factory = parts.extensions.remove::<BodyFactory<B>>();
         let carried = Carried::on(&mut parts.extensions);
-        let stake = self.rules.budget.stake(&parts.uri, carried.ledger.as_ref());
+        let stake = rules.budget.stake(&parts.uri, carried.ledger.as_ref());
         carried.attempt = Some(Attempt::FIRST);
         carried.ledger = stake.ledger();
         if carried.ledger.is_none() {
@@ -234,11 +243,10 @@ where
         }
         let (deadline, retries) = (carried.deadline.unwrap_or_default(), carried.retries.clone());
         let context = Some(CallContext::from(&*carried));
-        let kept = Kept::new(body, factory, &self.rules.replay);
+        let kept = Kept::new(body, factory, &rules.replay);
         let first = kept.as_ref().map_or_else(Replay::nothing, Kept::first);
         let mut call = Box::new(Call {
-            inner: self.inner.clone(),
-            rules: self.rules.clone(),
+            shared: self.shared.clone(),
             head: Head::without_fields(&parts, context),
             kept,
             idempotent,
@@ -256,13 +264,13 @@ where
 
 impl<S: Clone, P> Clone for Retry<S, P> {
     fn clone(&self) -> Self {
-        Self { inner: self.inner.clone(), rules: self.rules.clone() }
+        Self { inner: self.inner.clone(), shared: self.shared.clone() }
     }
 }
 
 impl<S: fmt::Debug, P> fmt::Debug for Retry<S, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.rules.debug(f, "Retry").field("inner", &self.inner).finish_non_exhaustive()
+        self.shared.rules.debug(f, "Retry").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
 
@@ -270,7 +278,7 @@ impl<S: fmt::Debug, P> fmt::Debug for Retry<S, P> {
 
 impl<S, P, B> Future for ResponseFuture<S, P, B>
 where
-    S: Service<Request<Replay<B>>>,
+    S: Service<Request<Replay<B>>> + Clone,
     S::Response: Answer,
     S::Error: Into<BoxError>,
     P: Policy,
@@ -301,14 +309,14 @@ where
                 }
                 StateProjection::Drain { body, left, timeout } => {
                     ready!(poll_drain(body, left, timeout, cx));
-                    State::until(on(call).begins())
+                    State::until(on(call).next().begins)
                 }
                 StateProjection::Wait { sleep } => {
                     ready!(sleep.poll(cx));
                     State::Ready
                 }
                 StateProjection::Ready => {
-                    ready!(on(call).inner.poll_ready(cx)).map_err(Into::into)?;
+                    ready!(on(call).next().inner.poll_ready(cx)).map_err(Into::into)?;
                     State::Attempt { response: on(call).begin()? }
                 }
             };
@@ -340,7 +348,7 @@ impl<F, R> State<F, R> {
 
 impl<S, P, B> Call<S, P, B>
 where
-    S: Service<Request<Replay<B>>>,
+    S: Service<Request<Replay<B>>> + Clone,
     S::Response: Answer,
     P: Policy,
     B: Body + Unpin,
@@ -348,7 +356,8 @@ where
 {
     /// Nothing is sent once the deadline has passed: not even if it did while the inner service was getting ready.
     fn begin(&mut self) -> Result<S::Future, BoxError> {
-        let Next { begins, body, error } = self.next.take().expect("what begins has been prepared");
+        let Next { mut inner, begins, body, error } =
+            *self.next.take().expect("what begins has been prepared");
         if self.deadline.is_past() {
             let elapsed = Elapsed::new(Phase::Queue, self.waited).took(self.waited + begins.elapsed());
             return Err(error.unwrap_or_else(|| elapsed.into()));
@@ -357,7 +366,7 @@ where
         if let Some(retries) = &self.retries {
             retries.clone().attach(&mut request);
         }
-        Ok(self.inner.call(request))
+        Ok(inner.call(request))
     }
 
     /// Whether this is not the result.
@@ -367,7 +376,7 @@ where
             self.take_stock();
         }
         let outcome = self.outcome(result);
-        let goes_on = match self.rules.policy.after(&outcome) {
+        let goes_on = match self.shared.rules.policy.after(&outcome) {
             Decision::Stop if outcome.error().is_none() => {
                 stake.succeeded();
                 false
@@ -405,21 +414,21 @@ where
         let body = match result {
             Ok(response) => Some(response.into_body()).filter(|body| self.is_worth_draining(body)),
             Err(error) => {
-                self.next.as_mut().expect("just prepared").error = Some(error);
+                self.next().error = Some(error);
                 None
             }
         };
         match body {
             Some(body) => {
-                let Drain { bytes, time } = self.rules.drain;
+                let Drain { bytes, time } = self.shared.rules.drain;
                 State::Drain { body, left: bytes, timeout: sleep(time) }
             }
-            None => State::until(self.begins()),
+            None => State::until(self.next().begins),
         }
     }
 
-    fn begins(&self) -> Instant {
-        self.next.as_ref().expect("there is an attempt to come").begins
+    fn next(&mut self) -> &mut Next<S, B> {
+        self.next.as_mut().expect("there is an attempt to come")
     }
 
     fn outcome<'a>(&'a self, result: &'a Result<S::Response, BoxError>) -> Outcome<'a> {
@@ -451,7 +460,7 @@ where
             Decision::Retry(wait) => wait,
         };
         let exhausted = || retries.and_then(Retries::gave_up) == Some(GaveUp::Budget);
-        if self.attempt.number() >= self.rules.max_attempts.get() {
+        if self.attempt.number() >= self.shared.rules.max_attempts.get() {
             Err((GaveUp::Attempts, None))
         } else if self.begins_after(wait).is_none() {
             Err((GaveUp::Deadline, Some(wait)))
@@ -477,7 +486,8 @@ where
         match sequel {
             Ok((wait, body)) => {
                 (self.attempt, self.waited) = (self.attempt.next(), wait);
-                self.next = Some(Next { begins: Instant::now() + wait, body, error: None });
+                let (inner, begins) = (self.shared.spare(), Instant::now() + wait);
+                self.next = Some(Box::new(Next { inner, begins, body, error: None }));
                 self.retries.get_or_insert_default().retry(wait);
                 true
             }
@@ -495,7 +505,7 @@ where
 
     /// Whether the body may end within the bounds, and the deadline leaves the time to see.
     fn is_worth_draining(&self, body: &impl Body) -> bool {
-        let Drain { bytes, time } = self.rules.drain;
+        let Drain { bytes, time } = self.shared.rules.drain;
         let fits = !time.is_zero() && self.begins_after(time).is_some();
         fits && !body.is_end_stream() && body.size_hint().lower() <= bytes
     }
@@ -520,6 +530,14 @@ impl<S, P, B> Drop for Call<S, P, B> {
         if let Some(kept) = &self.kept {
             kept.finish();
         }
+    }
+}
+
+// === Shared ===
+
+impl<S: Clone, P> Shared<S, P> {
+    fn spare(&self) -> S {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

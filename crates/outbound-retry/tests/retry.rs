@@ -455,7 +455,7 @@ async fn dropping_the_call_at_any_poll_gives_everything_back() {
     cancel_at_each_poll(40, call, async |polls| {
         handle.assert_idle();
         assert_eq!(lives.alive(), 0, "the request's body, after {polls} polls");
-        assert_eq!(handle.counts().services, 1, "services, after {polls} polls");
+        assert_eq!(handle.counts().services, 2, "the service and its spare, after {polls} polls");
     })
     .await
     .unwrap();
