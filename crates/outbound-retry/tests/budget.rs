@@ -310,9 +310,10 @@ proptest! {
             }
             (steps.len() as u64, begun.elapsed())
         });
-        let floor = f64::from(floor) * (took.as_secs_f64() + 10.0);
-        let bound = sent as f64 * (1.0 + f64::from(percent) / 100.0) + floor;
-        prop_assert!(made.load(Relaxed) as f64 <= bound, "{made:?} attempts, at most {bound}");
+        // In hundredths, and thousandths of those for the milliseconds.
+        let floor = u128::from(floor) * 100 * (took.as_millis() + 10_000);
+        let bound = u128::from(sent * u64::from(100 + percent)) * 1_000 + floor;
+        prop_assert!(u128::from(made.load(Relaxed)) * 100_000 <= bound, "{made:?} attempts, at most {bound} / 100,000");
     }
 }
 
