@@ -1,12 +1,10 @@
 //! The one record of an attempt, which the pool writes and everybody else reads.
 
 use std::{
+    array,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicBool, AtomicU8, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed},
-        },
+        atomic::Ordering::{AcqRel, Acquire, Relaxed},
     },
     time::Duration,
 };
@@ -17,6 +15,7 @@ use crate::{
     connection::{ConnectionInfo, Timings},
     context::{Attempt, CallSite, Carried, Message},
     origin::Origin,
+    sync::{AtomicBool, AtomicU64},
     words::{Delivery, Phase},
 };
 
@@ -43,9 +42,8 @@ pub struct Exchange(Arc<Record>);
 #[derive(Debug)]
 struct Record {
     begun: Instant,
-    phase: AtomicU8,
-    /// When the present phase was entered, in nanoseconds since `begun`.
-    since: AtomicU64,
+    /// The present [`Stay`], in one word: whoever sees the phase sees when it was entered, and not when another was.
+    stay: AtomicU64,
     /// Nanoseconds spent in each phase that has been left.
     spent: [AtomicU64; Phase::ALL.len()],
     bytes_out: AtomicU64,
@@ -54,6 +52,13 @@ struct Record {
     moved: AtomicU64,
     refused: AtomicBool,
     route: Mutex<Route>,
+}
+
+/// A phase, and when it was entered, in nanoseconds since the record began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stay {
+    phase: Phase,
+    since: u64,
 }
 
 #[derive(Debug, Default)]
@@ -106,12 +111,12 @@ impl Exchange {
 
     /// Where the attempt is now.
     pub fn phase(&self) -> Phase {
-        Phase::ALL[usize::from(self.0.phase.load(Acquire))]
+        self.stay().phase
     }
 
     /// When it entered that phase: in [`Phase::Head`] the instant at which the request had been sent.
     pub fn since(&self) -> Instant {
-        self.0.begun + Duration::from_nanos(self.0.since.load(Relaxed))
+        self.instant(self.stay())
     }
 
     /// When it began.
@@ -132,9 +137,9 @@ impl Exchange {
     /// Since when the peer has not taken what is there to be sent; `None` outside [`Phase::Send`], and while the request's own
     /// body has nothing to give.
     pub fn unmoved_since(&self) -> Option<Instant> {
-        let moved = self.0.moved.load(Relaxed);
-        let sending = self.phase() == Phase::Send && moved != STARVED;
-        sending.then(|| self.since().max(self.0.begun + Duration::from_nanos(moved)))
+        let (stay, moved) = (self.stay(), self.0.moved.load(Relaxed));
+        let sending = stay.phase == Phase::Send && moved != STARVED;
+        sending.then(|| self.instant(stay).max(self.0.begun + Duration::from_nanos(moved)))
     }
 
     /// Whether the peer may have acted on the request.
@@ -176,7 +181,8 @@ impl Exchange {
         for (&phase, spent) in Phase::ALL.iter().zip(&self.0.spent) {
             timings.add(phase, Duration::from_nanos(spent.load(Relaxed)));
         }
-        timings.add(self.phase(), self.since().elapsed());
+        let stay = self.stay();
+        timings.add(stay.phase, self.instant(stay).elapsed());
         timings
     }
 
@@ -189,12 +195,22 @@ impl Exchange {
 
     /// Likewise, from `now` on, for who has just looked at the clock.
     pub fn enter_at(&self, phase: Phase, now: Instant) {
-        let record = &*self.0;
-        let now = record.passed(now);
-        let since = record.since.swap(now, Relaxed);
-        // Whoever sees the phase sees when it was entered, and not when an earlier one was.
-        let left = record.phase.swap(phase as u8, AcqRel);
-        record.spent[usize::from(left)].fetch_add(now.saturating_sub(since), Relaxed);
+        let stay = Stay { phase, since: self.0.passed(now) };
+        let left = self.0.stay.swap(stay.into_word(), AcqRel);
+        self.0.left(left, stay);
+    }
+
+    /// All of the request has been sent: what was in [`Phase::Send`] is in [`Phase::Head`] from now on. An answer that came earlier,
+    /// on another thread, stays one.
+    pub fn sent(&self) {
+        if self.phase() != Phase::Send {
+            return;
+        }
+        let stay = Stay { phase: Phase::Head, since: self.0.passed(Instant::now()) };
+        let sends = |word| (Stay::from_word(word).phase == Phase::Send).then_some(stay.into_word());
+        if let Ok(left) = self.0.stay.fetch_update(AcqRel, Relaxed, sends) {
+            self.0.left(left, stay);
+        }
     }
 
     /// It carries `message` to `origin`.
@@ -244,6 +260,15 @@ impl Exchange {
         self.0.refused.store(true, Relaxed);
     }
 
+    fn stay(&self) -> Stay {
+        Stay::from_word(self.0.stay.load(Acquire))
+    }
+
+    /// When it was entered.
+    fn instant(&self, stay: Stay) -> Instant {
+        self.0.begun + Duration::from_nanos(stay.since)
+    }
+
     fn route(&self) -> MutexGuard<'_, Route> {
         self.0.route.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -259,15 +284,20 @@ impl Record {
     fn begun_at(begun: Instant) -> Self {
         Self {
             begun,
-            phase: AtomicU8::new(Phase::Queue as u8),
-            since: AtomicU64::new(0),
-            spent: [const { AtomicU64::new(0) }; Phase::ALL.len()],
+            stay: AtomicU64::new(Stay { phase: Phase::Queue, since: 0 }.into_word()),
+            spent: array::from_fn(|_| AtomicU64::new(0)),
             bytes_out: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             moved: AtomicU64::new(0),
             refused: AtomicBool::new(false),
             route: Mutex::default(),
         }
+    }
+
+    /// The phase of the word `left` has been left for `next`.
+    fn left(&self, left: u64, next: Stay) {
+        let left = Stay::from_word(left);
+        self.spent[left.phase as usize].fetch_add(next.since.saturating_sub(left.since), Relaxed);
     }
 
     /// Nanoseconds from its beginning to `now`.
@@ -277,4 +307,74 @@ impl Record {
     }
 }
 
+impl Stay {
+    fn from_word(word: u64) -> Self {
+        Self { phase: Phase::ALL[(word & PHASE) as usize], since: word >> PHASE.count_ones() }
+    }
+
+    /// The instant has room for 73 years.
+    fn into_word(self) -> u64 {
+        self.since << PHASE.count_ones() | self.phase as u64
+    }
+}
+
+/// The bits of the phase.
+const PHASE: u64 = 7;
+const _: () = assert!(Phase::ALL.len() as u64 == PHASE + 1);
 const STARVED: u64 = u64::MAX;
+
+#[cfg(all(test, outbound_loom))]
+mod model {
+    use loom::{model, thread};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// The connection's task has sent the request while the caller's task has the answer already.
+    #[test]
+    fn an_answer_stays_one_whenever_the_request_is_sent() {
+        model(|| {
+            let exchange = Exchange::new();
+            exchange.enter(Phase::Send);
+            let connection = thread::spawn({
+                let exchange = exchange.clone();
+                move || exchange.sent()
+            });
+            exchange.enter(Phase::Body);
+            assert_eq!(exchange.phase(), Phase::Body);
+            connection.join().unwrap();
+            assert_eq!((exchange.phase(), exchange.delivery()), (Phase::Body, Delivery::Answered));
+        });
+    }
+
+    /// A head limit that counted from when something else began would be over too early or too late.
+    #[test]
+    fn who_sees_a_phase_sees_when_it_was_entered() {
+        model(|| {
+            let begun = Instant::now();
+            let exchange = Exchange::begun_at(begun);
+            let pool = thread::spawn({
+                let exchange = exchange.clone();
+                move || {
+                    exchange.enter_at(Phase::Send, begun + SECOND);
+                    exchange.starved();
+                    exchange.enter_at(Phase::Head, begun + 2 * SECOND);
+                }
+            });
+            let stay = exchange.stay();
+            assert_eq!(
+                exchange.instant(stay) - begun,
+                match stay.phase {
+                    Phase::Queue => Duration::ZERO,
+                    Phase::Send => SECOND,
+                    _ => 2 * SECOND,
+                }
+            );
+            let unmoved = exchange.unmoved_since();
+            assert!(unmoved.is_none_or(|since| since - begun == SECOND), "of the phase that it is about");
+            pool.join().unwrap();
+            assert_eq!(exchange.timings().spent(Phase::Send), SECOND);
+        });
+    }
+}

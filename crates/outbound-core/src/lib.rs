@@ -46,6 +46,7 @@ mod origin;
 mod overloaded;
 mod retries;
 mod snapshot;
+mod sync;
 mod transport;
 mod units;
 mod witness;

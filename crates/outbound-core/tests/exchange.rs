@@ -35,6 +35,20 @@ async fn phases() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_sent_waits_for_the_head_unless_that_has_come() {
+    for &phase in Phase::ALL {
+        let exchange = Exchange::new();
+        exchange.enter(phase);
+        advance(2 * MS).await;
+        exchange.sent();
+        advance(MS).await;
+        let (sent, waiting) = if phase == Phase::Send { (Phase::Head, MS) } else { (phase, 3 * MS) };
+        assert_eq!((exchange.phase(), exchange.since().elapsed()), (sent, waiting), "{phase}");
+        assert_eq!(exchange.timings().total(), 3 * MS, "{phase}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn timings_name_the_present_phase_too() {
     let exchange = Exchange::new();
     advance(MS).await;

@@ -52,7 +52,7 @@ impl Guard {
         let guard = Arc::new(Self {
             registry: Registry::new(&reporter, backtraces),
             reporter,
-            sweep: Sweep::default(),
+            sweep: Sweep::new(),
             held: held.min(FOR_EVER),
             reclaim_after: reclaim_after.unwrap_or(FOR_EVER).min(FOR_EVER),
             spare_descriptors,
@@ -82,8 +82,7 @@ impl Guard {
         let mut next = after(at, self.held.min(self.reclaim_after));
         self.registry.visit(|open| {
             let Some(idle) = open.record.idle() else { return };
-            let stage = open.record.stage();
-            if stage == Stage::Reclaimed {
+            if idle.reclaimed {
                 return;
             }
             // Idle as it was found to be: it may be polled at any moment.
@@ -94,7 +93,7 @@ impl Guard {
             } else if due > at {
                 next = next.min(due);
             }
-            if let Some(body) = open.body.as_ref().filter(|_| stage == Stage::Body) {
+            if let Some(body) = open.body.as_ref().filter(|_| open.record.stage() == Stage::Body) {
                 let due = after(idle.since, self.reclaim_after);
                 if due <= at {
                     unclaimed.push((body.clone(), open.record.clone(), idle.since, holding()));
@@ -108,15 +107,7 @@ impl Guard {
             self.reporter.tell(&Leak::Held { holding });
         }
         for (body, record, since, holding) in unclaimed {
-            // Not if somebody has polled it meanwhile.
-            let is_idle = || {
-                let is_idle = record.idle().is_some_and(|idle| idle.since == since);
-                if is_idle {
-                    record.reclaimed();
-                }
-                is_idle
-            };
-            if body.reclaim(&is_idle) {
+            if body.reclaim(&|| record.reclaim(since)) {
                 self.reporter.tell(&Leak::Reclaimed { holding });
             }
         }
@@ -131,7 +122,7 @@ impl Guard {
 
     /// The last clone of a service has gone: its bodies should have gone before.
     pub(crate) fn client_dropped(&self, client: usize) {
-        let holdings = self.holdings(|open| open.call.client == client && open.record.stage() == Stage::Body);
+        let holdings = self.holdings(|open| open.call.client == client && open.record.holds_body());
         if !holdings.is_empty() {
             self.reporter.tell(&Leak::ClientDropped { holdings });
         }

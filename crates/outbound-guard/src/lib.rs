@@ -94,6 +94,7 @@ mod registry;
 mod reporter;
 mod send;
 mod sweep;
+mod sync;
 
 pub use body::GuardedBody;
 pub use builder::{Backtraces, Builder};

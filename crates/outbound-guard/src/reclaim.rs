@@ -3,13 +3,15 @@
 use std::{
     fmt, mem,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
 use http_body::{Body, Frame, SizeHint};
 use outbound_core::{BoxError, Elapsed, Phase};
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// Whether response bodies can be taken away from whoever holds them: [`Observe`] or [`Reclaiming`]. Not to be implemented elsewhere.
 pub trait Mode<B>: Clone {
@@ -47,7 +49,7 @@ enum Lent<B> {
 
 /// A body as the sweep sees it.
 pub trait Reclaim: Send + Sync {
-    /// Drops it, if at this instant it `is_idle`.
+    /// Drops it, if it `is_idle`: asked where nobody can poll it.
     fn reclaim(&self, is_idle: &dyn Fn() -> bool) -> bool;
 }
 

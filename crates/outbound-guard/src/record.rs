@@ -3,17 +3,15 @@
 use std::{
     sync::{
         Arc,
-        atomic::{
-            AtomicU8, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed},
-        },
+        atomic::Ordering::{AcqRel, Acquire, Relaxed},
     },
     task::{Wake, Waker},
     time::Duration,
 };
 
-use atomic_waker::AtomicWaker;
 use tokio::time::Instant;
+
+use crate::sync::{AtomicU8, AtomicU64, AtomicWaker};
 
 /// The record of a call, used again for the next when it is over.
 ///
@@ -24,7 +22,7 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Record {
     epoch: Instant,
-    /// [`AWAITED`], or since when it is idle: nanoseconds after `epoch`, times two, plus one if that has been told.
+    /// [`AWAITED`], or since when it is idle: nanoseconds after `epoch`, times four, and what has been done about it.
     turn: AtomicU64,
     stage: AtomicU8,
     read: AtomicU64,
@@ -40,8 +38,6 @@ pub(crate) enum Stage {
     Call,
     /// Its response's body is with the caller.
     Body,
-    /// That body has been taken away from the caller.
-    Reclaimed,
 }
 
 /// Nobody has polled since then, in nanoseconds, though there is something to poll for.
@@ -49,6 +45,8 @@ pub(crate) enum Stage {
 pub(crate) struct Idle {
     pub(crate) since: u64,
     pub(crate) told: bool,
+    /// The body has been taken away from the caller, who has not noticed yet.
+    pub(crate) reclaimed: bool,
 }
 
 impl Record {
@@ -103,10 +101,6 @@ impl Record {
         self.idle_from(Instant::now());
     }
 
-    pub(crate) fn reclaimed(&self) {
-        self.stage.store(Stage::Reclaimed as u8, Relaxed);
-    }
-
     /// The call is over. Returns since when it was idle.
     pub(crate) fn end(&self) -> Option<Idle> {
         drop(self.reader.take());
@@ -124,8 +118,23 @@ impl Record {
         self.turn.compare_exchange(untold.into_turn(), told.into_turn(), AcqRel, Relaxed).is_ok()
     }
 
+    /// The body that has been idle `since` then is taken away now, unless somebody has polled it meanwhile. In one step: the record
+    /// could be another call's in the next.
+    pub(crate) fn reclaim(&self, since: u64) -> bool {
+        let reclaimed = |turn| {
+            let idle = Idle::from_turn(turn).filter(|idle| idle.since == since)?;
+            Some(Idle { reclaimed: true, ..idle }.into_turn())
+        };
+        self.turn.fetch_update(AcqRel, Acquire, reclaimed).is_ok()
+    }
+
     pub(crate) fn stage(&self) -> Stage {
-        [Stage::Call, Stage::Body, Stage::Reclaimed][usize::from(self.stage.load(Relaxed))]
+        [Stage::Call, Stage::Body][usize::from(self.stage.load(Relaxed))]
+    }
+
+    /// Whether the caller has a body that has not been taken away.
+    pub(crate) fn holds_body(&self) -> bool {
+        self.stage() == Stage::Body && !self.idle().is_some_and(|idle| idle.reclaimed)
     }
 
     pub(crate) fn bytes_read(&self) -> u64 {
@@ -142,7 +151,7 @@ impl Record {
     }
 
     fn idle_since(&self, now: Instant) -> Idle {
-        Idle { since: nanos(self.epoch, now), told: false }
+        Idle { since: nanos(self.epoch, now), told: false, reclaimed: false }
     }
 }
 
@@ -167,11 +176,11 @@ impl Idle {
     }
 
     fn from_turn(turn: u64) -> Option<Self> {
-        (turn != AWAITED).then_some(Self { since: turn >> 1, told: turn & 1 == 1 })
+        (turn != AWAITED).then_some(Self { since: turn >> 2, told: turn & 1 != 0, reclaimed: turn & 2 != 0 })
     }
 
     fn into_turn(self) -> u64 {
-        self.since << 1 | u64::from(self.told)
+        self.since << 2 | u64::from(self.reclaimed) << 1 | u64::from(self.told)
     }
 }
 
@@ -183,3 +192,7 @@ pub(crate) fn nanos(epoch: Instant, now: Instant) -> u64 {
 /// It is the peer's turn.
 const AWAITED: u64 = u64::MAX;
 const UNKNOWN: u64 = u64::MAX;
+
+#[cfg(all(test, outbound_loom))]
+#[path = "record_model.rs"]
+mod model;

@@ -270,8 +270,10 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let (idle, record) = (self.record.end(), &self.record);
         let was_told = idle.is_some_and(|idle| idle.told);
+        let was_reclaimed = idle.is_some_and(|idle| idle.reclaimed);
         let is_abandoned = self.end == End::Dropped
             && record.stage() == Stage::Body
+            && !was_reclaimed
             && record.declared() != Some(record.bytes_read());
         // Before the record is another call's.
         let holding = (was_told || is_abandoned).then(|| self.holding(idle));

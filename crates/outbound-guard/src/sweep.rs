@@ -3,10 +3,7 @@
 //! Nobody has to wake it: whatever a call does from now on, it is not due before the shortest limit has passed.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
+    sync::{Arc, PoisonError, Weak, atomic::Ordering::SeqCst},
     time::Duration,
 };
 
@@ -16,10 +13,12 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::guard::Guard;
+use crate::{
+    guard::Guard,
+    sync::{AtomicBool, Mutex},
+};
 
 /// Whether the task runs, and how to end it.
-#[derive(Default)]
 pub(crate) struct Sweep {
     running: AtomicBool,
     task: Mutex<Option<AbortHandle>>,
@@ -29,15 +28,23 @@ pub(crate) struct Sweep {
 struct Watch(Weak<Guard>);
 
 impl Sweep {
+    pub(crate) fn new() -> Self {
+        Self { running: AtomicBool::new(false), task: Mutex::new(None) }
+    }
+
     /// Called for each call that begins. Without a runtime there is no sweep until a call begins within one.
     pub(crate) fn ensure_running(&self, guard: &Arc<Guard>) {
         if self.running.load(SeqCst) {
             return;
         }
         let Ok(runtime) = Handle::try_current() else { return };
+        self.start(|| runtime.spawn(run(Watch(Arc::downgrade(guard)))).abort_handle());
+    }
+
+    fn start(&self, spawn: impl FnOnce() -> AbortHandle) {
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.running.swap(true, SeqCst) {
-            *task = Some(runtime.spawn(run(Watch(Arc::downgrade(guard)))).abort_handle());
+            *task = Some(spawn());
         }
     }
 
@@ -82,3 +89,47 @@ impl Drop for Watch {
 
 /// Tokio's timer knows nothing shorter.
 const TICK: Duration = Duration::from_millis(1);
+
+#[cfg(all(test, outbound_loom))]
+mod model {
+    use std::{cell::Cell, future::pending};
+
+    use loom::{model, thread};
+
+    use super::*;
+
+    /// The sweep finds nothing left to look after while a call begins, or two.
+    #[test]
+    fn while_a_call_is_open_one_sweep_runs() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let task = runtime.spawn(pending::<()>()).abort_handle();
+        for calls in [1, 2] {
+            let task = task.clone();
+            model(move || {
+                let shared = Arc::new((Sweep::new(), Mutex::new(0)));
+                let is_empty = |open: &Mutex<u32>| *open.lock().unwrap() == 0;
+                shared.0.start(|| task.clone());
+                let begin = {
+                    let (shared, task) = (shared.clone(), task.clone());
+                    move || {
+                        let (sweep, open) = &*shared;
+                        *open.lock().unwrap() += 1;
+                        let started = Cell::new(0);
+                        if !sweep.running.load(SeqCst) {
+                            sweep.start(|| {
+                                started.set(1);
+                                task.clone()
+                            });
+                        }
+                        started.get()
+                    }
+                };
+                let begins: Vec<_> = (0..calls).map(|_| thread::spawn(begin.clone())).collect();
+                let goes_on = i32::from(!shared.0.stop(|| is_empty(&shared.1)));
+                let running: i32 =
+                    begins.into_iter().map(|begins| begins.join().unwrap()).sum::<i32>() + goes_on;
+                assert_eq!(running, 1);
+            });
+        }
+    }
+}

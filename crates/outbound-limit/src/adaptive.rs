@@ -3,11 +3,8 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{
-            AtomicUsize,
-            Ordering::{Acquire, Release},
-        },
+        Arc, PoisonError,
+        atomic::Ordering::{Acquire, Release},
     },
 };
 
@@ -22,6 +19,7 @@ use crate::{
     limiter::Limits,
     place::{Held, how_to_wait},
     stats::Stats,
+    sync::{AtomicUsize, Mutex},
 };
 
 /// Lets as many calls be under way at once as the server can take, which an [`Algorithm`] learns from how they go.
@@ -157,5 +155,43 @@ impl<A: Algorithm> Held for Learner<A> {
             tracing::debug!(before, now = target, "adaptive limit changed");
             self.gate.resize(|| self.target.load(Acquire));
         }
+    }
+}
+
+#[cfg(all(test, outbound_loom))]
+mod model {
+    use std::time::Duration;
+
+    use loom::{model, thread};
+
+    use super::*;
+
+    /// One more with each sample.
+    struct Counts(usize);
+
+    impl Algorithm for Counts {
+        fn limit(&self) -> usize {
+            self.0
+        }
+
+        fn update(&mut self, _: &Sample) {
+            self.0 += 1;
+        }
+    }
+
+    #[test]
+    fn the_gate_follows_what_was_learnt_last() {
+        model(|| {
+            let limits = Adaptive::new(Counts(1));
+            let sample =
+                Sample { started: Instant::now(), rtt: Duration::ZERO, in_flight: 1, overloaded: false };
+            let other = thread::spawn({
+                let limits = limits.clone();
+                move || limits.0.learn(&sample)
+            });
+            limits.0.learn(&sample);
+            other.join().unwrap();
+            assert_eq!(limits.stats().limit, 3);
+        });
     }
 }

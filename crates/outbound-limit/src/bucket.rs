@@ -93,9 +93,10 @@ impl Bucket {
 
     /// Takes a token, or tells how long it is until one comes.
     fn take(&self) -> Result<(), Duration> {
+        let taken = self.tokens.check();
         let now = governor::clock::Clock::now(&self.clock);
-        self.tokens.check().map_err(|not_until| not_until.wait_time_from(now))?;
-        self.taken.store(now.into(), Relaxed);
+        taken.map_err(|not_until| not_until.wait_time_from(now))?;
+        self.taken.fetch_max(now.into(), Relaxed);
         Ok(())
     }
 
@@ -126,10 +127,10 @@ impl Bucket {
         Asked::Waiting(Wait { turn, sleep: sleep(waiter.limit), waiter })
     }
 
-    pub(crate) fn is_as_new(self: &Arc<Self>) -> bool {
-        let since_taken =
-            self.clock.0.elapsed().saturating_sub(Duration::from_nanos(self.taken.load(Relaxed)));
-        Arc::strong_count(self) == 1 && since_taken >= self.quota.burst_size_replenished_in()
+    /// That nobody else has it is why it is asked for exclusively: of one that a call holds a token may be taken at any moment.
+    pub(crate) fn is_as_new(&mut self) -> bool {
+        let taken = Duration::from_nanos(*self.taken.get_mut());
+        self.clock.0.elapsed().saturating_sub(taken) >= self.quota.burst_size_replenished_in()
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -356,4 +356,4 @@ mod work;
 
 #[cfg(all(test, outbound_loom))]
 #[path = "gate_model.rs"]
-mod model;
+pub(crate) mod model;

@@ -33,7 +33,7 @@ fn wait(gate: &Gate, ticket: &Ticket) -> Turn {
     block_on(poll_fn(|cx| gate.poll(ticket, cx.waker())))
 }
 
-fn acquire(gate: &Gate) {
+pub(crate) fn acquire(gate: &Gate) {
     if gate.try_acquire() {
         return;
     }

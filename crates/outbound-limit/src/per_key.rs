@@ -7,11 +7,8 @@ use std::{
     hash::{Hash, Hasher},
     mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicUsize,
-            Ordering::{Acquire, Relaxed, Release},
-        },
+        Arc, PoisonError,
+        atomic::Ordering::{Acquire, Relaxed, Release},
     },
     time::Duration,
 };
@@ -19,7 +16,13 @@ use std::{
 use http::{Request, request::Parts};
 use outbound_core::Origin;
 
-use crate::{gate::Gate, limiter::Limits, place::Held, stats::Stats};
+use crate::{
+    gate::Gate,
+    limiter::Limits,
+    place::Held,
+    stats::Stats,
+    sync::{AtomicUsize, Mutex, MutexGuard},
+};
 
 /// The same limit for each key apart, and a handle to watch and to change it, shared by its clones.
 ///
@@ -209,3 +212,57 @@ fn swap<B>(parts: &mut Parts, request: &mut Request<B>) {
 
 /// Room for so many keys is kept, and made from the start.
 const KEPT_KEYS: usize = 56;
+
+#[cfg(all(test, outbound_loom))]
+mod model {
+    use loom::{model, thread};
+
+    use super::*;
+    use crate::gate::model::acquire;
+
+    fn one(limit: usize) -> PerKey<u8> {
+        PerKey::new(limit, |_| 1)
+    }
+
+    /// Were a key forgotten under a call, the next call would find another limit.
+    #[test]
+    fn a_key_in_use_has_one_limit_and_one_that_is_not_has_none() {
+        let mut builder = model::Builder::new();
+        builder.preemption_bound = Some(2);
+        builder.check(|| {
+            let limit = one(1);
+            let inside = Arc::new(AtomicUsize::new(0));
+            let call = {
+                let (keys, inside) = (limit.keys.clone(), inside.clone());
+                move || {
+                    let key = Keys::hold(&keys, 1);
+                    acquire(&key.gate);
+                    assert_eq!(inside.fetch_add(1, Acquire), 0);
+                    inside.fetch_sub(1, Release);
+                    key.gate.release();
+                    key.let_go();
+                }
+            };
+            let other = thread::spawn(call.clone());
+            call();
+            call();
+            other.join().unwrap();
+            assert_eq!(limit.keys(), 0);
+        });
+    }
+
+    #[test]
+    fn a_key_that_becomes_known_has_the_limit_that_was_set_last() {
+        model(|| {
+            let limit = one(1);
+            let sets = thread::spawn({
+                let limit = limit.clone();
+                move || limit.set_limit(2)
+            });
+            let key = Keys::hold(&limit.keys, 1);
+            sets.join().unwrap();
+            assert_eq!(key.gate.limit(), 2);
+            key.let_go();
+        });
+    }
+}

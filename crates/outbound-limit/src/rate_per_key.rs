@@ -102,7 +102,8 @@ impl<K: Hash + Eq> Keys<K> {
         if self.buckets.len() < self.crowded {
             return Vec::new();
         }
-        let forgotten: Vec<_> = self.buckets.extract_if(|_, bucket| bucket.is_as_new()).collect();
+        let is_as_new = |bucket: &mut Arc<Bucket>| Arc::get_mut(bucket).is_some_and(Bucket::is_as_new);
+        let forgotten: Vec<_> = self.buckets.extract_if(|_, bucket| is_as_new(bucket)).collect();
         for (_, bucket) in &forgotten {
             self.rejected += bucket.line.rejected();
             self.longest_wait = self.longest_wait.max(bucket.line.longest_wait());

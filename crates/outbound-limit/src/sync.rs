@@ -1,11 +1,11 @@
-//! The primitives of the gate: std's, or loom's where its model is checked.
+//! What is shared between threads: std's, or loom's where its models are checked.
 
-#[cfg(outbound_loom)]
+#[cfg(all(test, outbound_loom))]
 pub(crate) use loom::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicIsize, AtomicUsize},
 };
-#[cfg(not(outbound_loom))]
+#[cfg(not(all(test, outbound_loom)))]
 pub(crate) use std::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicIsize, AtomicUsize},

@@ -115,8 +115,8 @@ impl Opened {
         match &connection {
             Connection::Http1(_) => slot.lease(connection, ticket, site),
             Connection::Http2(shared) => {
-                let room = shared.room();
-                slot.share(connection, room, ticket, site)
+                let handle = shared.clone();
+                slot.share(connection, || handle.room(), ticket, site)
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{
-            AtomicBool, AtomicU64,
+            AtomicU64,
             Ordering::{Relaxed, SeqCst},
         },
     },
@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::connection::Slots;
+use crate::{connection::Slots, sync::AtomicBool};
 
 /// Its task runs as long as the pool has connections, and sleeps until the next of them is due.
 pub(crate) struct Keeper {
@@ -85,12 +85,17 @@ impl Keeper {
 
     /// Called for each connection that is opened, which it then outlives.
     pub(crate) fn ensure_running(self: &Arc<Self>) {
-        if !self.running.load(SeqCst) && !self.running.swap(true, SeqCst) {
+        if self.starts() {
             let task = tokio::spawn(self.clone().run());
             *lock(&self.task) = Some(task.abort_handle());
         } else {
             self.look();
         }
+    }
+
+    /// Whether there is no task, and it is for the caller to start it.
+    fn starts(&self) -> bool {
+        !self.running.load(SeqCst) && !self.running.swap(true, SeqCst)
     }
 
     /// A connection may be due earlier than those that were there.
@@ -164,4 +169,35 @@ impl fmt::Debug for Keeper {
 
 fn lock<T>(kept: &Mutex<T>) -> MutexGuard<'_, T> {
     kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(all(test, outbound_loom))]
+mod model {
+    use loom::{model, thread};
+
+    use super::*;
+    use crate::slots::model::{dialed, limits_of};
+
+    /// The task finds nothing left to look after while a connection is opened, or two.
+    #[test]
+    fn while_a_connection_is_open_one_task_runs() {
+        for connections in [1, 2] {
+            let mut builder = model::Builder::new();
+            builder.preemption_bound = Some(2);
+            builder.check(move || {
+                let slots = Slots::new(limits_of(2, 2, 9));
+                let keeper = Keeper::new(&slots);
+                assert!(keeper.starts());
+                let open = || {
+                    let (slots, keeper) = (slots.clone(), keeper.clone());
+                    thread::spawn(move || (dialed(&slots), keeper.starts()))
+                };
+                let opened: Vec<_> = (0..connections).map(|_| open()).collect();
+                let goes_on = keeper.expire().is_some();
+                let opened: Vec<_> = opened.into_iter().map(|opened| opened.join().unwrap()).collect();
+                let started = opened.iter().filter(|(_, starts)| *starts).count();
+                assert_eq!(started + usize::from(goes_on), 1);
+            });
+        }
+    }
 }

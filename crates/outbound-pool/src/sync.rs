@@ -1,6 +1,6 @@
-//! The lock of the slot machine: the standard library's, or loom's when the machine is modelled.
+//! What is shared between threads: std's, or loom's where its models are checked.
 
-#[cfg(outbound_loom)]
-pub(crate) use loom::sync::{Mutex, MutexGuard};
-#[cfg(not(outbound_loom))]
-pub(crate) use std::sync::{Mutex, MutexGuard};
+#[cfg(all(test, outbound_loom))]
+pub(crate) use loom::sync::{Mutex, MutexGuard, atomic::AtomicBool};
+#[cfg(not(all(test, outbound_loom)))]
+pub(crate) use std::sync::{Mutex, MutexGuard, atomic::AtomicBool};

@@ -280,3 +280,25 @@ impl Account for Purse {
         }
     }
 }
+
+#[cfg(all(test, outbound_loom))]
+mod model {
+    use loom::thread;
+
+    use super::Arc;
+
+    pub(super) fn model(check: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(check);
+    }
+
+    /// Two threads want the same of it: how many of them have had it.
+    pub(super) fn at_once<T: Send + Sync + 'static>(it: &Arc<T>, wants: fn(&T) -> bool) -> usize {
+        let other = thread::spawn({
+            let it = it.clone();
+            move || wants(&it)
+        });
+        usize::from(wants(it)) + usize::from(other.join().unwrap())
+    }
+}

@@ -60,6 +60,7 @@ mod replay;
 mod retry;
 mod retry_after;
 mod statuses;
+mod sync;
 
 pub use answer::Answer;
 pub use backoff::{Backoff, Band, Jitter};

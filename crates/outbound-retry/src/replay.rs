@@ -4,10 +4,7 @@ use std::{
     error::Error,
     fmt, mem,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker},
 };
 
@@ -16,6 +13,8 @@ use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use outbound_core::BoxError;
 use smallvec::SmallVec;
+
+use crate::sync::{AtomicUsize, Mutex, MutexGuard};
 
 /// The body of one attempt: the caller's, kept while it is read so that a further attempt can read it too.
 ///
@@ -533,3 +532,7 @@ fn wake(waker: Option<Waker>) {
         waker.wake();
     }
 }
+
+#[cfg(all(test, outbound_loom))]
+#[path = "replay_model.rs"]
+mod model;

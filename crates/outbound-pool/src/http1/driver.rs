@@ -6,11 +6,8 @@
 use std::{
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicBool,
-            Ordering::{Acquire, Release},
-        },
+        Arc, PoisonError,
+        atomic::Ordering::{AcqRel, Acquire, Release},
     },
     task::{Context, Poll, Waker, ready},
 };
@@ -20,7 +17,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::wire::Wire;
-use crate::{connection::Slot, metered::Metered, upload::Upload};
+use crate::{
+    connection::Slot,
+    metered::Metered,
+    sync::{AtomicBool, Mutex, MutexGuard},
+    upload::Upload,
+};
 
 /// A connector's connection, of whatever type.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -70,7 +72,7 @@ pub(super) fn drive(io: Io) -> Option<(SendRequest<Upload>, Handle, Task)> {
     let (sender, stage) = Stage::driven(io)?;
     let driver = Arc::new(Driver {
         stage: Mutex::new(stage),
-        waker: Mutex::default(),
+        waker: Mutex::new(None),
         parks: AtomicBool::new(false),
         upgrades: AtomicBool::new(false),
         is_abandoned: AtomicBool::new(false),
@@ -136,6 +138,11 @@ impl Driver {
                 }
                 Stage::Driven(connection) => {
                     note(ready!(connection.poll_without_shutdown(cx)));
+                    // Its sender may have been dropped to park it, while hyper had this turn.
+                    if self.parks.swap(false, AcqRel) {
+                        stage.strip();
+                        continue;
+                    }
                     let Stage::Driven(connection) = stage.take() else { unreachable!("just seen") };
                     *stage = Stage::Closing(connection.into_parts().io);
                 }
@@ -237,3 +244,7 @@ fn note(ended: hyper::Result<()>) {
 fn lock<T>(kept: &Mutex<T>) -> MutexGuard<'_, T> {
     kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(all(test, outbound_loom))]
+#[path = "driver_model.rs"]
+mod model;

@@ -125,11 +125,10 @@ impl Meter for Wire {
     fn flushed(&self) {
         let current = self.lock();
         if let Some(exchange) = &current.exchange
-            && exchange.phase() == Phase::Send
             && !current.uploading
             && !current.is_untouched()
         {
-            exchange.enter(Phase::Head);
+            exchange.sent();
         }
     }
 }

@@ -77,18 +77,19 @@ impl<K: Clone + Eq + Hash, C: Share> Slot<K, C> {
         self.leased(connection, ticket)
     }
 
-    /// Likewise, and it can carry `room` exchanges at once.
+    /// Likewise, and it can carry as many exchanges at once as `room` says once the lock is held: of that and a
+    /// [`resize`](Self::resize) at the same time the later has the last word.
     pub(crate) fn share(
         &self,
         connection: C,
-        room: usize,
+        room: impl FnOnce() -> usize,
         ticket: Ticket,
         site: Option<CallSite>,
     ) -> Lease<K, C> {
         let (now, kept) = (Now::read(), connection.share());
         let used = Use { since: now.at, site };
         self.slots.with(|state, fx| {
-            state.activate_shared(self.id(), (kept, room), ticket, (used, now), fx);
+            state.activate_shared(self.id(), (kept, room()), ticket, (used, now), fx);
         });
         self.leased(connection, ticket)
     }

@@ -23,7 +23,7 @@ mod ending;
 mod lease;
 mod list;
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 mod moves;
 mod state;
 mod view;

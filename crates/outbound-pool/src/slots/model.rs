@@ -7,6 +7,9 @@ use std::{
     task::Wake,
 };
 
+#[cfg(outbound_loom)]
+use outbound_core::Origin;
+
 use super::*;
 use crate::events::Why;
 
@@ -26,7 +29,7 @@ fn ask() -> Ask {
 }
 
 /// No limit but these.
-fn limits_of(total: usize, per_host: usize, waiting: usize) -> Limits {
+pub(crate) fn limits_of(total: usize, per_host: usize, waiting: usize) -> Limits {
     Limits {
         total,
         per_host,
@@ -38,6 +41,17 @@ fn limits_of(total: usize, per_host: usize, waiting: usize) -> Limits {
         lifetime: None,
         requests: u64::MAX,
         seed: 0,
+    }
+}
+
+/// The right to a socket, for a model that needs no more.
+#[cfg(outbound_loom)]
+pub(crate) fn dialed(slots: &Arc<crate::connection::Slots>) -> crate::connection::Slot {
+    let origin = Origin::of(&http::Uri::from_static("http://a.example/")).unwrap();
+    let Ok(Acquire::Later(mut waiting)) = slots.acquire(&origin, ask()) else { unreachable!("none is open") };
+    match waiting.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Turn::Dial(slot)) => slot,
+        _ => unreachable!("there is room"),
     }
 }
 
@@ -201,7 +215,7 @@ mod random {
                     if connection.is_none() {
                         *next += 2;
                         *connection = Some(*next | 1);
-                        self.leases.push(slot.share(*next | 1, room, 0, None));
+                        self.leases.push(slot.share(*next | 1, || room, 0, None));
                     }
                 }
                 Move::Resize(pick, room) => {
@@ -663,7 +677,7 @@ mod told {
         let shared = Ask { nature: Nature::Unknown, ..ask() };
         let Ok(Acquire::Later(mut first)) = slots.acquire(&"a", shared) else { panic!("nothing is open") };
         let socket = slot(&mut first);
-        let held = socket.share(1, 5, first.ticket(), None);
+        let held = socket.share(1, || 5, first.ticket(), None);
         drop(first);
         socket.resize(0);
         held.release();
@@ -783,7 +797,11 @@ mod told {
 
 #[cfg(outbound_loom)]
 mod interleaved {
-    use loom::{future::block_on, thread};
+    use loom::{
+        future::block_on,
+        sync::atomic::{AtomicUsize, Ordering},
+        thread,
+    };
 
     use super::*;
 
@@ -914,7 +932,7 @@ mod interleaved {
             Acquire::Now(lease) => (lease, None),
             Acquire::Later(mut waiting) => match block_on(std::future::poll_fn(|cx| waiting.poll(cx))) {
                 Turn::Reuse(lease) => (lease, None),
-                Turn::Dial(slot) => (slot.share(1, room, waiting.ticket(), None), Some(slot)),
+                Turn::Dial(slot) => (slot.share(1, || room, waiting.ticket(), None), Some(slot)),
                 Turn::Closed => return None,
             },
         };
@@ -929,7 +947,7 @@ mod interleaved {
         let Turn::Dial(socket) = block_on(std::future::poll_fn(|cx| waiting.poll(cx))) else {
             unreachable!()
         };
-        let lease = socket.share(1, room, waiting.ticket(), None);
+        let lease = socket.share(1, || room, waiting.ticket(), None);
         (Arc::new(socket), lease)
     }
 
@@ -965,6 +983,31 @@ mod interleaved {
             slots.with(|state, _| state.check());
             drop(socket);
             assert!(slots.is_empty());
+        });
+    }
+
+    /// Its task is driven before the connection is in use, and may hear from the peer at once.
+    #[test]
+    fn a_peer_that_changes_its_mind_while_the_connection_is_opened() {
+        model(|| {
+            let slots = machine(1, 1);
+            let Ok(Acquire::Later(mut waiting)) = slots.acquire(&1, shared()) else { unreachable!() };
+            let Turn::Dial(socket) = block_on(std::future::poll_fn(|cx| waiting.poll(cx))) else {
+                unreachable!()
+            };
+            let (socket, allowed) = (Arc::new(socket), Arc::new(AtomicUsize::new(1)));
+            let changes = thread::spawn({
+                let (socket, allowed) = (socket.clone(), allowed.clone());
+                move || {
+                    allowed.store(2, Ordering::Release);
+                    socket.resize(2);
+                }
+            });
+            let first = socket.share(1, || allowed.load(Ordering::Acquire), waiting.ticket(), None);
+            changes.join().unwrap();
+            let second = slots.acquire(&1, shared());
+            assert!(matches!(second, Ok(Acquire::Now(_))), "two are allowed");
+            drop((first, second, waiting, socket));
         });
     }
 

@@ -1,13 +1,10 @@
 //! A share of the calls of the last seconds, and a floor.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{array, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::invalid::InvalidSetting;
+use crate::{invalid::InvalidSetting, sync::AtomicU64};
 
 /// Retries are at most so many per cent of the calls of the last seconds, and so many a second besides: by default 20 %, 10 a
 /// second, over 10 seconds (the figures of Finagle's `RetryBudget`).
@@ -84,7 +81,7 @@ impl Window {
             deposit: ratio.percent,
             tenth: nanos(ratio.window / SLOTS),
             begun: Instant::now(),
-            slots: [const { AtomicU64::new(0) }; SLOTS as usize],
+            slots: array::from_fn(|_| AtomicU64::new(0)),
             floor: Floor {
                 interval: 1_000_000_000_u64.checked_div(ratio.floor.into()).map(|nanos| nanos.max(1)),
                 window: nanos(ratio.window),
@@ -169,6 +166,73 @@ fn unpack(packed: u64) -> (u32, u32) {
     ((packed >> 32) as u32, packed as u32)
 }
 
-const SLOTS: u32 = 10;
+/// Tenths; in a model fewer, for every interleaving looks at each.
+const SLOTS: u32 = if cfg!(all(test, outbound_loom)) { 3 } else { 10 };
 /// What a retry costs, where a call brings as much as its per cent.
 const RETRY: u32 = 100;
+
+#[cfg(all(test, outbound_loom))]
+mod model {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::budget::model::{at_once, model};
+
+    fn window(percent: u32, floor: u32) -> Window {
+        Window::new(Ratio::default().percent(percent).floor(floor))
+    }
+
+    /// Two want what only suffices for one, and it lies in two parts: neither loses what it took when it cannot have both.
+    #[test]
+    fn what_is_there_is_taken_once_and_what_is_not_enough_is_put_back() {
+        model(|| {
+            let window = Arc::new(window(0, 0));
+            window.put(1, 60);
+            window.put(2, 60);
+            let taken = at_once(&window, |window| window.take(3));
+            assert!(taken <= 1, "{taken} of 1.2 retries");
+            // Who went without has put back what it held.
+            assert_eq!(taken + usize::from(window.take(3)), 1);
+        });
+    }
+
+    #[test]
+    fn what_calls_bring_meanwhile_is_not_lost() {
+        model(|| {
+            let window = Arc::new(window(100, 0));
+            window.put(1, 100);
+            let taken = at_once(&window, |window| {
+                window.put(1, 50);
+                window.take(1)
+            });
+            assert!((1..=2).contains(&taken), "{taken}");
+            assert_eq!(taken + usize::from(window.take(1)), 2, "100 and twice 50 are two retries");
+        });
+    }
+
+    /// The slot of a turn that has passed is begun anew by one of two, and both find their deposits there.
+    #[test]
+    fn a_slot_is_begun_anew_once() {
+        model(|| {
+            let window = Arc::new(window(100, 0));
+            window.put(1, 70);
+            at_once(&window, |window| {
+                window.put(1 + SLOTS, 50);
+                false
+            });
+            assert!(window.take(1 + SLOTS), "twice 50");
+            assert!(!window.take(1 + SLOTS), "the 70 are forgotten");
+        });
+    }
+
+    #[test]
+    fn the_floor_is_no_more_than_it_is() {
+        model(|| {
+            let floor = Floor { interval: Some(10), window: 30, clock: AtomicU64::new(0) };
+            let floor = Arc::new(floor);
+            let taken = at_once(&floor, |floor| floor.take(5) & floor.take(5));
+            let rest = usize::from(floor.take(5));
+            assert_eq!((taken, rest), (1, 0), "three at an instant");
+        });
+    }
+}

@@ -1,6 +1,8 @@
 //! A share of the calls in flight, and a floor.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::sync::AtomicU64;
 
 /// Calls that are being retried, their backoff included, are at most so many per cent of all calls in flight, or so many if that is
 /// more: by default 20 %, at least 3 (Envoy's `retry_budget`).
@@ -72,3 +74,34 @@ impl Active {
 }
 
 const CALL: u64 = 1 << 32;
+
+#[cfg(all(test, outbound_loom))]
+mod model {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::budget::model::{at_once, model};
+
+    #[test]
+    fn never_more_are_retried_than_their_share() {
+        model(|| {
+            let active = Arc::new(Active::new(Share::default().percent(50).floor(0)));
+            active.enter();
+            let taken = at_once(&active, |active| {
+                active.enter();
+                let granted = active.withdraw();
+                if granted {
+                    active.settle();
+                }
+                active.leave();
+                granted
+            });
+            assert!(
+                (1..=2).contains(&taken),
+                "{taken}: with two or three calls there is room for one at a time"
+            );
+            active.leave();
+            assert_eq!(active.counts.load(Relaxed), 0);
+        });
+    }
+}

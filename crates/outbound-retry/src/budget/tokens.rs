@@ -1,8 +1,10 @@
 //! A bucket of tokens that failures drain and successes refill.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use outbound_core::Kind;
+
+use crate::sync::AtomicU64;
 
 /// A retry takes tokens out of a bucket, more of them after a timeout; when it succeeds they come back, and a call that succeeds
 /// at once brings one: by default 500 tokens, 5 for a retry, 10 after a timeout (the AWS SDKs' standard retry mode).
@@ -78,5 +80,29 @@ impl Bucket {
     /// On the way of every call: a full bucket is only looked at.
     pub(super) fn reward(&self) {
         self.refund(self.rule.reward.into());
+    }
+}
+
+#[cfg(all(test, outbound_loom))]
+mod model {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::budget::model::{at_once, model};
+
+    #[test]
+    fn it_is_neither_overdrawn_nor_overfilled() {
+        model(|| {
+            let bucket = Arc::new(Bucket::new(Tokens::default().capacity(12).cost(5).reward(3)));
+            let taken = at_once(&bucket, |bucket| {
+                let paid = bucket.withdraw(None);
+                bucket.reward();
+                paid.is_some()
+            });
+            assert_eq!(taken, 2);
+            // 12 - 5 - 5 and twice 3, of which the first may have found it nearly full.
+            let left = bucket.tokens.load(Relaxed);
+            assert!((5..=8).contains(&left), "{left} tokens");
+        });
     }
 }
