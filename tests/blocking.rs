@@ -1,7 +1,16 @@
 //! The blocking client: the same client, without a runtime, and never inside one.
 
-use std::{io::Read, thread, time::Duration};
+use std::{
+    io::Read,
+    pin::Pin,
+    sync::mpsc::{self, RecvTimeoutError, Sender, TryRecvError},
+    task::{Context, Poll},
+    thread,
+    time::Duration,
+};
 
+use bytes::Bytes;
+use http_body::Frame;
 use outbound::{
     Body, BoxError, Client, ClientExt, Elapsed, Failure, Kind, StatusError,
     blocking::{self, InsideRuntime},
@@ -81,6 +90,18 @@ fn threads_share_it_and_its_connections_go_with_it() {
 }
 
 #[test]
+fn its_thread_ends_with_the_last_of_it() {
+    let upstream = serving(Answer::new(200, "hello"));
+    let client = client();
+    let (held, holder) = mpsc::channel();
+    let response = client.post(upstream.uri("/")).body(Body::stream(Beside(Some(held)))).send().unwrap();
+    drop(client);
+    assert_eq!(holder.try_recv(), Err(TryRecvError::Empty), "a response needs it still");
+    drop(response);
+    assert_eq!(holder.recv_timeout(Duration::from_secs(20)), Err(RecvTimeoutError::Disconnected));
+}
+
+#[test]
 fn a_closed_one_has_no_sockets_and_serves_nobody() {
     let upstream = serving(Answer::new(200, "hello"));
     let client = client();
@@ -122,4 +143,25 @@ async fn inside_a_runtime_it_says_so_and_sends_nothing() {
         find::<InsideRuntime>(&*response.text().unwrap_err()).is_some(),
         "its body is not read here either"
     );
+}
+
+/// An empty body that leaves a task behind, which lasts for as long as the runtime that polled it.
+struct Beside(Option<Sender<()>>);
+
+impl http_body::Body for Beside {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(held) = self.0.take() {
+            tokio::spawn(async move {
+                let _held = held;
+                std::future::pending::<()>().await
+            });
+        }
+        Poll::Ready(None)
+    }
 }

@@ -55,6 +55,7 @@ mod tests {
     fn nothing_was_sent() {
         let cause = "::".parse::<http::Uri>().unwrap_err();
         let error = InvalidRequest::new("its URI is none").because(cause);
+        assert_eq!(error.problem(), "its URI is none");
         assert_eq!(error.to_string(), "the request cannot be sent: its URI is none");
         let failure = Failure::of(&error);
         assert_eq!((failure.kind(), failure.delivery()), (Kind::Invalid, Delivery::NotSent));

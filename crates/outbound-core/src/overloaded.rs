@@ -143,6 +143,9 @@ mod tests {
         ] {
             assert_eq!(error.to_string(), line);
         }
+        assert_eq!((bare.time_to_room(), bare.oldest()), (None, None));
+        let known = bare.clone().room_in(age).held_by((age, Some(here)));
+        assert_eq!((known.time_to_room(), known.oldest()), (Some(age), Some((age, Some(here)))));
         assert_eq!(crate::Failure::of(&bare.to(origin.clone())).origin(), Some(&origin));
         Ok(())
     }

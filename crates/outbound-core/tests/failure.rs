@@ -122,6 +122,11 @@ async fn what_the_snapshot_tells() {
         assert_eq!(failure.connection().unwrap().id(), 7, "{name}");
         assert_eq!(failure.snapshot().unwrap().bytes_out, 1, "{name}");
     }
+    // Where there is none, the error itself may know.
+    let (origin, attempt) = (Origin::of(&"http://a/".parse().unwrap()).unwrap(), Attempt::FIRST.next());
+    let error: BoxError = Elapsed::new(Phase::Queue, SEC).to(origin.clone()).at(attempt).into();
+    let failure = Failure::of(&*error);
+    assert_eq!((failure.origin(), failure.attempt()), (Some(&origin), Some(attempt)));
     let bare: [(&str, BoxError); 4] = [
         ("elapsed", Elapsed::new(Phase::Head, SEC).into()),
         ("overloaded", Overloaded::new("pool", 1, 1).into()),

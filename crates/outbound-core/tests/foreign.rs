@@ -388,6 +388,11 @@ async fn h2_alone() {
 
     let error = h2::Error::from(h2::Reason::REFUSED_STREAM);
     check("a reason that nobody sent", &error, (Kind::Protocol, None, Delivery::Maybe));
+
+    let io = Broken::read(io::ErrorKind::UnexpectedEof);
+    let (_sender, driver) = h2::client::handshake(io).await.unwrap();
+    let error = driver.await.unwrap_err();
+    check("cut by TLS before any body", &error, (Kind::Closed, None, Delivery::Maybe));
 }
 
 // === hyper-util's legacy client ===

@@ -119,6 +119,8 @@ fn spellings_of_one_origin_are_equal() {
             seen.insert(origin(uri));
         }
         assert_eq!(seen.len(), at + 1, "{group:?}");
+        let like_it = groups.iter().filter(|other| origin(other[0]) == origin(group[0]));
+        assert_eq!(like_it.count(), 1, "{group:?}: a set asks for equality only if the hashes are equal");
     }
 }
 

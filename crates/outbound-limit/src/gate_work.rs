@@ -144,3 +144,15 @@ fn nobody_overtakes_those_whose_permit_is_on_its_way() {
         assert_eq!(gate.poll(ticket, Waker::noop()), Poll::Ready(Turn::Granted));
     }
 }
+
+/// As when one has come free since the caller looked.
+#[test]
+fn who_comes_to_stand_in_line_takes_one_of_those_that_are_free() {
+    let gate = Gate::new(3);
+    for taken in 1..=3 {
+        assert!(matches!(gate.enter(Order::Fifo, 1, Instant::now()), Entered::Granted), "{taken}");
+        assert_eq!(gate.in_use(), taken);
+    }
+    join(&gate, Order::Fifo);
+    assert_eq!(gate.in_use(), 3);
+}

@@ -253,9 +253,11 @@ async fn a_response_that_is_given_up_stops_the_upload() {
 
 #[tokio::test]
 async fn a_response_that_fails_stops_the_upload() {
-    for (name, end, connections) in
-        [("reset", half(&[]).write(Frame::reset(1, INTERNAL_ERROR)), 1), ("FIN", half(&[]).close(), 2)]
-    {
+    for (name, end, connections) in [
+        ("reset", half(&[]).write(Frame::reset(1, INTERNAL_ERROR)), 1),
+        ("longer than it said", half(&[("content-length", "3")]), 1),
+        ("FIN", half(&[]).close(), 2),
+    ] {
         let end = if connections == 1 { serves(end, 3) } else { end };
         let upstream = Hostile::new(end).then(healthy()).start();
         let (pool, lives) = (pool(), Lives::new());
@@ -682,6 +684,32 @@ async fn after_a_stream_was_given_up_the_peer_is_asked_before_it_is_used_again()
     assert_eq!((stats.connections.idle, stats.connections.open()), (2, 2), "it has answered: {stats:?}");
     tokio::time::resume();
     leaves_nothing("doubt", pool, &[&upstream]).await;
+}
+
+/// Where there may be no other connection, the next call waits for the answer.
+#[tokio::test(start_paused = true)]
+async fn after_a_stream_was_given_up_the_peer_is_used_again_once_it_has_answered() {
+    let _frozen = Frozen::new();
+    let answers_ping = Gate::new("answers the ping");
+    let asked = greeted().mute().until_frame(FrameKind::PING).until_frame(FrameKind::RST_STREAM);
+    let pong = Frame::new(FrameKind::PING, 1, 0, OPAQUE.to_vec());
+    let upstream = Hostile::new(serves(asked.wait(&answers_ping).write(pong), 3)).start();
+    let pool = build(builder().max_connections_per_host(1).http2_ping_timeout(PING));
+    let call = start(&pool, &upstream);
+    upstream.accepted(1).await;
+    until_frames(&upstream, "the head", 0, FrameKind::HEADERS, 1).await;
+    settle(&upstream, &pool).await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, 1).await;
+    settle(&upstream, &pool).await;
+    let next = start(&pool, &upstream);
+    until(&pool, "it to wait", |stats| stats.waiting == 1).await;
+    answers_ping.open();
+    assert_eq!(answered(&pool, next).await.body(), "hello");
+    assert_eq!(upstream.sightings().connections.len(), 1);
+    tokio::time::resume();
+    leaves_nothing("an answer", pool, &[&upstream]).await;
 }
 
 /// A peer that has said something since the stream began is there: it is not asked, and its connection goes on at once.

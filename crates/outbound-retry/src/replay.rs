@@ -536,3 +536,19 @@ fn wake(waker: Option<Waker>) {
 #[cfg(all(test, outbound_loom))]
 #[path = "replay_model.rs"]
 mod model;
+
+#[cfg(all(test, not(outbound_loom)))]
+mod tests {
+    use super::*;
+
+    /// It may have ended between a look and the next, on another thread.
+    #[test]
+    fn nobody_waits_for_a_turn_that_has_ended() {
+        let body = http_body_util::Full::new(Bytes::from_static(b"hello"));
+        let kept = Kept::new(body, None, &Cap { each: 64, sum: None }).unwrap();
+        let waits = |reader| kept.wait(reader, &Context::from_waker(Waker::noop()));
+        assert!(!waits(1), "the body is there to be read");
+        kept.tape().body = None;
+        assert!(waits(1) && !waits(2), "only who may read waits for another's turn");
+    }
+}

@@ -212,6 +212,30 @@ async fn a_client_tells_of_itself() {
     assert_eq!(left, [""; 0]);
 }
 
+/// A timer of an attempt that this runtime was late to look at is one of the client's stalls.
+#[tokio::test]
+async fn a_client_tells_how_late_its_runtime_was() {
+    let (told, goes) = (Told::new(), Gate::new("goes"));
+    let script = Script::new().read_head().wait(&goes).respond(Answer::new(200, "hello")).stall();
+    let upstream = Hostile::new(script).start();
+    let client = Client::builder()
+        .proxy(Matcher::builder().build())
+        .head_timeout(Duration::from_secs(60))
+        .telemetry("users", TelemetryLayer::new(&told.meter()))
+        .build()
+        .unwrap();
+    let stalls = || told.values("outbound.stall.count");
+    assert_eq!(stalls(), [("outbound.name=users".to_owned(), 0.0)]);
+    let call = tokio::spawn(client.get(upstream.uri("/")).send());
+    goes.arrived(1).await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(90)).await;
+    tokio::time::resume();
+    goes.open();
+    call.await.unwrap().unwrap();
+    assert_eq!(stalls(), [("outbound.name=users".to_owned(), 1.0)]);
+}
+
 /// Without the setting, and with telemetry that is off, nothing is told.
 #[tokio::test]
 async fn a_client_tells_nothing_unless_it_is_asked_to() {

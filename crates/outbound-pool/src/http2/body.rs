@@ -85,7 +85,6 @@ impl Body {
         };
         Poll::Ready(self.stream.take().map(|stream| {
             self.incoming = None;
-            self.stop_upload();
             Err(told(&self.exchange, stream.handle(), failed))
         }))
     }

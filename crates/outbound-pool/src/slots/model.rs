@@ -684,6 +684,8 @@ mod told {
         assert_eq!(slots.stats().connections.idle, 1);
         let Ok(Acquire::Later(mut next)) = slots.acquire(&"a", shared) else { panic!("it allows none") };
         assert!(poll(&mut next).is_pending(), "its host is full");
+        socket.resize(0);
+        assert!(poll(&mut next).is_pending(), "none still");
         socket.resize(1);
         assert_eq!(*lease(&mut next), 1);
         drop((next, socket));

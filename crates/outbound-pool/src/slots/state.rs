@@ -582,7 +582,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
 
     /// A shared connection can carry so many exchanges from now on.
     pub(super) fn resize(&mut self, id: RecordId, room: usize, now: Instant, fx: &mut Effects<K, C>) {
-        if self.is_current(id) && matches!(self.records[id.index].stage, Stage::Shared { .. }) {
+        if self.is_current(id) {
             self.share(id.index, |_, present, _| *present = room);
             self.serve(self.records[id.index].host, now, fx);
             self.settle(fx);
