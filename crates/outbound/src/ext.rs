@@ -12,7 +12,7 @@ use tower_layer::Stack;
 /// use outbound::{ServiceBuilderExt, retry};
 /// use tower::ServiceBuilder;
 ///
-/// # fn stack<S>(pool: S) {
+/// # fn stack<S: Clone>(pool: S) {
 /// let client = ServiceBuilder::new()
 ///     .deadline(Duration::from_secs(30))        // the whole call: backoff and the response body too
 ///     .retries(retry::Standard::default())      // one loop around all that follows
