@@ -42,8 +42,7 @@ pub struct ResponseFuture<C> {
 enum State {
     Begin(Option<Result<Box<Call>, InvalidOrigin>>),
     Http1(http1::Sending),
-    /// In a box, so that calls over HTTP/1.1 are no larger for it.
-    Http2(Box<Streaming>),
+    Http2(Streaming),
     Cold(Cold),
 }
 
@@ -103,7 +102,7 @@ impl State {
     fn on(lease: Lease, call: Box<Call>, now: Instant) -> Self {
         match &*lease {
             Connection::Http1(_) => Self::Http1(http1::Sending::new(Exclusive::new(lease), call, now)),
-            Connection::Http2(_) => Self::Http2(Box::new(Streaming::new(lease, call))),
+            Connection::Http2(_) => Self::Http2(Streaming::new(lease, call)),
         }
     }
 }
