@@ -653,6 +653,16 @@ async fn a_silent_peer_that_answers_its_pings_is_waited_for() {
     leaves_nothing("patience", pool, &[&upstream]).await;
 }
 
+/// A call is given up, the head of which the peer has seen.
+async fn give_up(upstream: &Upstream, pool: &Pool<Tcp>) {
+    let call = start(pool, upstream);
+    upstream.accepted(1).await;
+    until_frames(upstream, "the head", 0, FrameKind::HEADERS, 1).await;
+    settle(upstream, pool).await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+}
+
 /// OkHttp: `oneStreamTimeoutDoesNotBreakConnection`. Until the answer is there, nobody else is sent that way.
 #[tokio::test(start_paused = true)]
 async fn after_a_stream_was_given_up_the_peer_is_asked_before_it_is_used_again() {
@@ -664,12 +674,7 @@ async fn after_a_stream_was_given_up_the_peer_is_asked_before_it_is_used_again()
     let pong = Frame::new(FrameKind::PING, 1, 0, OPAQUE.to_vec());
     let upstream = Hostile::new(serves(doubted.write(pong), 3)).then(healthy()).start();
     let pool = build(builder().http2_ping_timeout(PING));
-    let call = start(&pool, &upstream);
-    upstream.accepted(1).await;
-    until_frames(&upstream, "the head", 0, FrameKind::HEADERS, 1).await;
-    settle(&upstream, &pool).await;
-    call.abort();
-    assert!(call.await.unwrap_err().is_cancelled());
+    give_up(&upstream, &pool).await;
     until_frames(&upstream, "the ping", 0, FrameKind::PING, 1).await;
     until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, 1).await;
     assert_eq!(resets(&upstream, 0), [(1, Some(CANCEL))]);
@@ -695,12 +700,7 @@ async fn after_a_stream_was_given_up_the_peer_is_used_again_once_it_has_answered
     let pong = Frame::new(FrameKind::PING, 1, 0, OPAQUE.to_vec());
     let upstream = Hostile::new(serves(asked.wait(&answers_ping).write(pong), 3)).start();
     let pool = build(builder().max_connections_per_host(1).http2_ping_timeout(PING));
-    let call = start(&pool, &upstream);
-    upstream.accepted(1).await;
-    until_frames(&upstream, "the head", 0, FrameKind::HEADERS, 1).await;
-    settle(&upstream, &pool).await;
-    call.abort();
-    assert!(call.await.unwrap_err().is_cancelled());
+    give_up(&upstream, &pool).await;
     until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, 1).await;
     settle(&upstream, &pool).await;
     let next = start(&pool, &upstream);

@@ -33,7 +33,7 @@ use crate::{
 /// given. Nothing waits beyond the [`Deadline`] on the request.
 ///
 /// # What it costs
-/// One allocation for a call that could be retried, and one for its body if it has one. What is in there besides may need its own: more than some
+/// One allocation for a call that could be retried, one for its body if it has one, and one for each further attempt. What is in there besides may need its own: more than some
 /// 400 bytes of header fields, a body of more than four chunks or with trailers, a chunk that is shared for the first time (`Bytes` made from a `Vec`), extensions on the request
 /// that are not outbound's; a layer whose budget is off makes a record to see whether one inside has run out; and where neither the caller nor a layer outside has put any of outbound's context on the request yet, the entry
 /// in its `http::Extensions`, which the whole stack then shares.
