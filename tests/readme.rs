@@ -17,7 +17,7 @@ fn blocks(language: &str) -> Vec<&'static str> {
     README.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
 }
 
-/// From an empty `cargo new` to a call that is answered, and to one that nobody answers: for every program in the README.
+/// From an empty project to a call that is answered, and to one that nobody answers: for every program in the README.
 #[test]
 fn its_programs_run_when_pasted_into_an_empty_project() {
     let upstream =
@@ -70,22 +70,19 @@ fn words(output: &Output) -> (String, String) {
 struct Project(PathBuf);
 
 impl Project {
-    /// Made by `cargo new`, with these dependencies pasted; those that are ours come from this workspace, and the rest in the versions
-    /// that it has.
+    /// What `cargo new` makes, with these dependencies pasted; those that are ours come from this workspace, and the rest in the versions
+    /// that it has. A workspace of its own, whatever lies above it: `cargo new` itself would enter it in that one's manifest.
     fn new(name: &str, manifest: &str) -> Self {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let at = env::temp_dir().join(format!("outbound-{name}-{}", std::process::id()));
-        let made = Command::new(env!("CARGO")).args(["new", "--quiet", "--vcs", "none"]).arg(&at).output();
-        assert!(made.as_ref().is_ok_and(|made| made.status.success()), "{made:?}");
-        let project = Self(at);
-        let empty = fs::read_to_string(project.0.join("Cargo.toml")).unwrap();
-        let filled = empty.replace("[dependencies]\n", manifest);
-        assert_ne!(filled, empty);
+        let project = Self(env::temp_dir().join(format!("outbound-{name}-{}", std::process::id())));
+        fs::create_dir_all(project.0.join("src")).unwrap();
+        let empty =
+            format!("[workspace]\n\n[package]\nname = {name:?}\nversion = \"0.1.0\"\nedition = \"2024\"\n");
         let ours = fs::read_dir(workspace.join("crates")).unwrap().map(|entry| {
             let path = entry.unwrap().path();
             format!("{} = {{ path = {path:?} }}\n", path.file_name().unwrap().to_str().unwrap())
         });
-        let patched = format!("{filled}\n[patch.crates-io]\n{}", ours.collect::<String>());
+        let patched = format!("{empty}\n{manifest}\n[patch.crates-io]\n{}", ours.collect::<String>());
         fs::write(project.0.join("Cargo.toml"), patched).unwrap();
         fs::copy(workspace.join("Cargo.lock"), project.0.join("Cargo.lock")).unwrap();
         project
