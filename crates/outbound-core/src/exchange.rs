@@ -46,6 +46,8 @@ struct Record {
     stay: AtomicU64,
     /// Nanoseconds spent in each phase that has been left.
     spent: [AtomicU64; Phase::ALL.len()],
+    /// Nanoseconds from when the request that was answered had been sent to the answer.
+    answered_within: AtomicU64,
     bytes_out: AtomicU64,
     bytes_in: AtomicU64,
     /// When the request last moved on, in nanoseconds since `begun`; [`STARVED`] while its body has nothing to give.
@@ -152,6 +154,20 @@ impl Exchange {
             Delivery::NotSent
         } else {
             Delivery::Maybe
+        }
+    }
+
+    /// When the request had been sent, the last time if it was sent again; `None` while it has not. One that was answered before had been
+    /// sent when the answer came.
+    pub fn sent_at(&self) -> Option<Instant> {
+        let stay = self.stay();
+        match stay.phase {
+            Phase::Head => Some(self.instant(stay)),
+            Phase::Body => {
+                let within = Duration::from_nanos(self.0.answered_within.load(Relaxed));
+                self.instant(stay).checked_sub(within)
+            }
+            _ => None,
         }
     }
 
@@ -286,6 +302,7 @@ impl Record {
             begun,
             stay: AtomicU64::new(Stay { phase: Phase::Queue, since: 0 }.into_word()),
             spent: array::from_fn(|_| AtomicU64::new(0)),
+            answered_within: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             moved: AtomicU64::new(0),
@@ -297,7 +314,11 @@ impl Record {
     /// The phase of the word `left` has been left for `next`.
     fn left(&self, left: u64, next: Stay) {
         let left = Stay::from_word(left);
-        self.spent[left.phase as usize].fetch_add(next.since.saturating_sub(left.since), Relaxed);
+        let spent = next.since.saturating_sub(left.since);
+        self.spent[left.phase as usize].fetch_add(spent, Relaxed);
+        if (left.phase, next.phase) == (Phase::Head, Phase::Body) {
+            self.answered_within.store(spent, Relaxed);
+        }
     }
 
     /// Nanoseconds from its beginning to `now`.

@@ -49,6 +49,27 @@ async fn what_is_sent_waits_for_the_head_unless_that_has_come() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn when_it_was_sent() {
+    use Phase::{Body, Connect, Head, Send};
+    for (name, phases, before) in [
+        ("not yet", &[Connect, Send] as &[_], None),
+        ("just now", &[Send, Head], Some(1)),
+        ("answered", &[Send, Head, Body], Some(2)),
+        ("answered while it was being sent", &[Send, Body], Some(1)),
+        ("being sent again", &[Send, Head, Connect, Send], None),
+        ("sent again and answered", &[Send, Head, Connect, Head, Body], Some(2)),
+        ("answered while it was being sent again", &[Send, Head, Send, Body], Some(1)),
+    ] {
+        let exchange = Exchange::new();
+        for &phase in phases {
+            exchange.enter(phase);
+            advance(MS).await;
+        }
+        assert_eq!(exchange.sent_at(), before.map(|before| Instant::now() - before * MS), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn timings_name_the_present_phase_too() {
     let exchange = Exchange::new();
     advance(MS).await;
