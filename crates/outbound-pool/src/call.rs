@@ -10,7 +10,8 @@ use std::{
 
 use http::{Request, Response, Uri};
 use outbound_core::{
-    BoxError, Deadline, Elapsed, Exchange, InvalidOrigin, Kind, Origin, Overloaded, Phase, TransportError,
+    BoxError, Deadline, Elapsed, Exchange, Grace, InvalidOrigin, Kind, Origin, Overloaded, Phase,
+    TransportError,
 };
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -238,7 +239,7 @@ impl<C: Connect> Shared<C> {
         let limit = self.timeouts.acquire.min(deadline.left);
         let exchange = call.exchange();
         exchange.enter(Phase::Acquire);
-        let (mut timer, mut dial) = (pin!(sleep(limit)), None::<Dial>);
+        let (mut timer, mut dial) = (pin!(Grace::new(limit, deadline.deadline)), None::<Dial>);
         let lease = std::future::poll_fn(|cx| {
             while let Poll::Ready(turn) = waiting.poll(cx) {
                 match turn {

@@ -162,7 +162,8 @@ impl Builder {
         self
     }
 
-    /// How long a call may wait for a connection until one is being opened for it.
+    /// How long a call may wait for a connection until one is being opened for it. If this runtime was not running when that ended, those
+    /// that hold the connections get [some more](outbound_core::Grace).
     pub const fn acquire_timeout(mut self, timeout: Duration) -> Self {
         self.acquire_timeout = timeout;
         self
