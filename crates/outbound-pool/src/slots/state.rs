@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     hash::Hash,
+    mem,
     task::Waker,
     time::{Duration, SystemTime},
 };
@@ -341,8 +342,8 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         Err(Refusal::Full { limit, waiting: self.undialed })
     }
 
-    /// What the waiter has been granted; else its waker is kept, and the one it replaces returned to be dropped outside the lock.
-    pub(super) fn poll(&mut self, waiter: usize, waker: &Waker) -> Polled<C> {
+    /// What the waiter has been granted; else `waker` is kept, in exchange for the one before, unless they are the same.
+    pub(super) fn poll(&mut self, waiter: usize, waker: &mut Option<Waker>) -> Polled<C> {
         if self.closed {
             return Polled::Closed;
         }
@@ -350,10 +351,10 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         if let Some(grant) = waiter.grant.take() {
             return Polled::Granted(grant);
         }
-        match &waiter.waker {
-            Some(kept) if kept.will_wake(waker) => Polled::Pending(None),
-            _ => Polled::Pending(waiter.waker.replace(waker.clone())),
+        if !matches!((&waiter.waker, &*waker), (Some(kept), Some(waker)) if kept.will_wake(waker)) {
+            mem::swap(&mut waiter.waker, waker);
         }
+        Polled::Pending
     }
 
     /// The connection the waiter was handed is dead: it takes another that can be used by now, or its old place again.
@@ -593,8 +594,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
 /// What polling a waiter gives.
 pub(super) enum Polled<C> {
     Granted(Grant<C>),
-    /// With the waker that was replaced.
-    Pending(Option<Waker>),
+    Pending,
     Closed,
 }
 
