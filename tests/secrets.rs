@@ -23,7 +23,7 @@ use hyper_util::client::legacy::connect::dns::Name;
 use outbound::{
     AdaptiveLimitLayer, Attempt, Body, BoxError, CallContext, CallSite, Carried, Client, ClientExt,
     ConcurrencyLimitLayer, ConnectionInfo, Construction, Deadline, DeadlineLayer, Exchange, Failure,
-    Idempotent, LeakGuardLayer, Ledger, Origin, Pool, RateLimitLayer, ResponseExt, Retries, RetryLayer,
+    Grace, Idempotent, LeakGuardLayer, Ledger, Origin, Pool, RateLimitLayer, ResponseExt, Retries, RetryLayer,
     TelemetryLayer, TimeoutLayer, Timings, Watcher,
     axum::{InboundDeadlineLayer, Outbound, UpstreamFailed},
     chain, find,
@@ -492,6 +492,7 @@ async fn connectors(said: &Said) {
     drop(held);
     said.debug("a builder of guards", &LeakGuardLayer::builder());
     said.debug("liveness", &Liveness::new(|| true));
+    said.debug("grace", &Grace::new(Duration::from_secs(1), Deadline::NEVER));
     let pipes = InMemory::new(|io| async { drop(io) });
     said.debug("a connector in memory", &pipes);
     said.debug("a pipe", &pipes.oneshot(uri("a.example")).await.unwrap());
