@@ -97,7 +97,8 @@ impl Failure {
         self.snapshot()?.connection.as_ref()
     }
 
-    /// Which attempt failed, if the error tells.
+    /// Which attempt failed, if the error tells. One that was turned away before it began ([`Overloaded`], [`CoolingDown`]) does not:
+    /// how many there were, whatever the error, tells [`Retries::track`](crate::Retries::track).
     pub fn attempt(&self) -> Option<Attempt> {
         self.attempt.or_else(|| self.snapshot()?.attempt)
     }
