@@ -87,7 +87,7 @@ async fn grace_is_as_long_as_it_was_late_and_ends_at_the_deadline() {
         ("late",                        100,  never,   150,       200),
         ("later than the limit",        100,  never,   1100,      1200),
         ("the deadline is the limit",   100,  80,      80,        80),
-        ("the deadline in the grace",   100,  160,     150,       160),
+        ("the deadline in the grace",   100,  163,     150,       163),
         ("the deadline in the stall",   100,  120,     150,       150),
     ];
     for (name, limit, deadline, polled, ends) in table {
