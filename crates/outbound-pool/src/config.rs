@@ -213,8 +213,8 @@ impl Builder {
         self
     }
 
-    /// Speaks HTTP/2 over plain connections without asking (RFC 9113, 3.3). Over TLS what the connector has negotiated decides, with or
-    /// without this.
+    /// Speaks HTTP/2 over plain connections without asking (RFC 9113, 3.3), except to a proxy that forwards. For `https` what was
+    /// negotiated decides, with or without this: a connector that encrypts has to say so by `Connected::negotiated_h2`.
     pub const fn http2_prior_knowledge(mut self, known: bool) -> Self {
         self.http.prior_knowledge = known;
         self

@@ -86,7 +86,9 @@ impl Opened {
     {
         let Dialed { io, connected, timings } = dialed;
         let described = Described::of(&connected);
-        let is_http2 = connected.is_negotiated_h2() || http.prior_knowledge;
+        // What is known beforehand is about plain connections, and about the origin: not about a proxy that forwards.
+        let is_known = http.prior_knowledge && !origin.is_https() && described.forwarding.is_none();
+        let is_http2 = connected.is_negotiated_h2() || is_known;
         let version = if is_http2 { Version::HTTP_2 } else { Version::HTTP_11 };
         let mut established = Established::now(slot.serial(), version);
         established.local = described.local;

@@ -47,6 +47,26 @@ async fn the_server_chooses_among_the_protocols_that_are_offered() {
     }
 }
 
+/// To know that plain connections speak HTTP/2 is no reason to speak it to a server that has not chosen it.
+#[tokio::test]
+async fn prior_knowledge_is_about_plain_connections() {
+    let local = Certificate::local();
+    for (name, known, version) in [
+        ("h2", &["h2", "http/1.1"][..], http::Version::HTTP_2),
+        ("the server knows no h2", &["http/1.1"], http::Version::HTTP_11),
+        ("the server knows no ALPN", &[], http::Version::HTTP_11),
+    ] {
+        let upstream = Friendly::new(handler::hello);
+        let upstream = if version == http::Version::HTTP_2 { upstream.http2() } else { upstream };
+        let upstream = upstream.tls(local.clone().alpn(known.iter().copied())).start();
+        let pool = Pool::builder().http2_prior_knowledge(true);
+        let pool = pool.build(Tls::new(Tcp::new(), local.client([]))).unwrap();
+        let response = fetch(&pool, get(upstream.uri("/"))).await.expect(name);
+        assert_eq!(response.version(), version, "{name}");
+        leaves_nothing_by(name, pool, &[&upstream], Healthy::Http2).await;
+    }
+}
+
 /// How many sockets a burst of calls to a cold host takes.
 #[tokio::test]
 async fn a_cold_burst_shares_one_dial_where_the_server_speaks_http_2() {
