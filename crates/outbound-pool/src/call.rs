@@ -289,6 +289,8 @@ impl<C: Connect> Shared<C> {
             let slot = slot;
             let uri: Uri = origin.to_string().parse()?;
             let dialed = reporter.open(connector, uri).await?;
+            // The connector's part is over; over HTTP/2 the peer still has to say what it allows.
+            reporter.enter(Phase::Connect);
             Opened::new(dialed, slot, &origin, http, &keeper).await
         });
         Dial { progress, opening, deadline, overdue: Box::pin(sleep(deadline.left)) }

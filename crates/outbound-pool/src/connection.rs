@@ -4,7 +4,8 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 
 use http::{Extensions, Version};
 use hyper_util::client::legacy::connect::{Connected, HttpInfo};
-use outbound_core::{BoxError, CallSite, Established, Origin};
+use outbound_core::{BoxError, CallSite, Established, Origin, Phase};
+use tokio::time::Instant;
 
 use crate::{
     config::Http,
@@ -95,12 +96,20 @@ impl Opened {
         established.remote = described.remote;
         established.proxied = connected.is_proxied();
         established.timings = timings;
-        let established = Arc::new(established);
         let (place, means) = ((origin, &slot), (http, keeper));
-        let connection = if is_http2 {
-            Connection::Http2(Http2::open(io, established.clone(), described, &slot, means).await?)
+        let (established, connection) = if is_http2 {
+            let since = established.opened;
+            let greeted = move || {
+                established.opened = Instant::now();
+                established.timings.add(Phase::Connect, established.opened - since);
+                Arc::new(established)
+            };
+            let connection = Http2::open(io, greeted, described, &slot, means).await?;
+            (connection.established.clone(), Connection::Http2(connection))
         } else {
-            Connection::Http1(Http1::open(io, established.clone(), described, place, means).await?)
+            let established = Arc::new(established);
+            let connection = Http1::open(io, established.clone(), described, place, means).await?;
+            (established, Connection::Http1(connection))
         };
         keeper.ensure_running();
         slot.slots().tell(|| Event {

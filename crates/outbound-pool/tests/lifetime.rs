@@ -7,10 +7,12 @@ use std::time::Duration;
 use outbound_core::{Delivery, Failure, Kind, Phase};
 use outbound_pool::{
     Pool, What, Why,
-    connect::{Tcp, Tls},
+    connect::{InMemory, Tcp, Tls, report},
 };
 use outbound_testkit::{Answer, Certificate, Friendly, Gate, Hostile, Script, handler};
 use support::*;
+use tokio::time::{Instant, sleep};
+use tower::ServiceExt;
 
 #[tokio::test]
 async fn a_connection_carries_as_many_requests_as_it_may() {
@@ -121,6 +123,37 @@ async fn events_tell_a_connections_life_in_order() {
         });
     }
     assert_eq!(told, ["dialing", "opened", "returned", "reused", "returned"]);
+}
+
+/// How long each phase took: the SETTINGS of HTTP/2 are waited for while it connects.
+#[tokio::test(start_paused = true)]
+async fn events_tell_how_long_each_phase_took() {
+    let seconds = Duration::from_secs;
+    let connector = tower::service_fn(move |uri| async move {
+        for (phase, took) in [(Phase::Resolve, 1), (Phase::Connect, 2), (Phase::Tls, 3)] {
+            report(phase);
+            sleep(seconds(took)).await;
+        }
+        let server = InMemory::new(move |io| async move {
+            sleep(seconds(4)).await;
+            let mut greeted = h2::server::handshake(io).await.unwrap();
+            let _ = greeted.accept().await;
+        });
+        server.oneshot(uri).await
+    });
+    for (name, is_http2, expected) in [("HTTP/1.1", false, [1, 2, 3]), ("HTTP/2", true, [1, 6, 3])] {
+        let pool = Pool::builder().http2_prior_knowledge(is_http2).build(connector).unwrap();
+        let mut events = pool.events();
+        pool.prewarm(&"http://a.example".parse().unwrap(), 1).await.expect(name);
+        let opened = loop {
+            if let What::Opened(opened) = events.next().await.unwrap().unwrap().what {
+                break opened;
+            }
+        };
+        let phases = [Phase::Resolve, Phase::Connect, Phase::Tls];
+        assert_eq!(phases.map(|phase| opened.timings.spent(phase)), expected.map(seconds), "{name}");
+        assert_eq!(opened.opened, Instant::now(), "{name}");
+    }
 }
 
 #[tokio::test]

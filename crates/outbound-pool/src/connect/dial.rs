@@ -88,7 +88,7 @@ impl Progress {
         Phase::ALL[usize::from(self.phase.load(Relaxed))]
     }
 
-    fn enter(&self, phase: Phase) {
+    pub(crate) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Relaxed);
     }
 
