@@ -212,7 +212,7 @@ impl<C: Connect> Shared<C> {
                 dials.retain_mut(|dial| match dial.poll(&exchange, cx) {
                     Poll::Pending => true,
                     Poll::Ready(Ok(dialed)) => {
-                        dialed.lease(0, None).release();
+                        dialed.spare();
                         opened += 1;
                         false
                     }
@@ -377,7 +377,7 @@ fn closed(exchange: &Exchange) -> TransportError {
 /// A dial that was overtaken: its connection is for whoever comes next.
 async fn finish(opening: Opening) {
     match opening.await {
-        Ok(opened) => opened.lease(0, None).release(),
+        Ok(opened) => opened.spare(),
         Err(error) => tracing::debug!(%error, "a dial that nobody needed any more failed"),
     }
 }

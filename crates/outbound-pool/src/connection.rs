@@ -120,6 +120,12 @@ impl Opened {
         Ok(Self { connection, slot })
     }
 
+    /// For whoever comes next.
+    pub(crate) fn spare(self) {
+        self.slot.spare();
+        self.lease(0, None).release();
+    }
+
     /// In use from now on, by the request that holds `ticket`.
     pub(crate) fn lease(self, ticket: Ticket, site: Option<CallSite>) -> Lease {
         let Self { connection, slot } = self;

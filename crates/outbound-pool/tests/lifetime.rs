@@ -52,6 +52,23 @@ async fn connections_are_opened_ahead_within_the_limits() {
     leaves_nothing("prewarm", pool, &[&upstream]).await;
 }
 
+/// Nobody has used them yet.
+#[tokio::test]
+async fn a_connection_that_was_opened_ahead_carries_as_many_requests_as_any() {
+    for (name, healthy) in [("HTTP/1.1", Healthy::Http1), ("HTTP/2", Healthy::Http2)] {
+        let (upstream, is_http2) = (Friendly::new(handler::hello), healthy == Healthy::Http2);
+        let upstream = if is_http2 { upstream.http2() } else { upstream }.start();
+        let pool = build(Pool::builder().max_requests_per_connection(1).http2_prior_knowledge(is_http2));
+        assert_eq!(pool.prewarm(&upstream.uri("/"), 1).await.expect(name), 1, "{name}");
+        assert_eq!(pool.stats().connections.idle, 1, "{name}");
+        for expected in [1, 2] {
+            fetch(&pool, get(upstream.uri("/"))).await.expect(name);
+            assert_eq!(upstream.sightings().connections.len(), expected, "{name}");
+        }
+        leaves_nothing_by(name, pool, &[&upstream], healthy).await;
+    }
+}
+
 #[tokio::test]
 async fn a_closed_pool_serves_nobody_and_has_no_sockets() {
     let upstream = Hostile::new(Script::new().read_head().stall()).start();
