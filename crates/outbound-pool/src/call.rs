@@ -284,7 +284,7 @@ impl<C: Connect> Shared<C> {
         let (progress, origin) = (Progress::new(self.timeouts.dial, apart), origin.clone());
         let http = Http { prior_knowledge: self.http.prior_knowledge && !apart, ..self.http };
         let reporter = progress.clone();
-        let opening = Box::pin(async move {
+        let opening = async move {
             // Moved in before the socket is there, and so dropped after it has gone.
             let slot = slot;
             let uri: Uri = origin.to_string().parse()?;
@@ -292,6 +292,10 @@ impl<C: Connect> Shared<C> {
             // The connector's part is over; over HTTP/2 the peer still has to say what it allows.
             reporter.enter(Phase::Connect);
             Opened::new(dialed, slot, &origin, http, &keeper).await
+        };
+        let closing = self.closing.clone();
+        let opening = Box::pin(async move {
+            closing.run_until_cancelled(opening).await.unwrap_or_else(|| Err(Closed.into()))
         });
         Dial { progress, opening, deadline, overdue: Box::pin(sleep(deadline.left)) }
     }

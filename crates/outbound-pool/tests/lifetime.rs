@@ -4,9 +4,9 @@ mod support;
 
 use std::time::Duration;
 
-use outbound_core::{Delivery, Failure, Kind, Phase};
+use outbound_core::{Delivery, Failure, Kind, Phase, find};
 use outbound_pool::{
-    Pool, What, Why,
+    Closed, Pool, What, Why,
     connect::{InMemory, Tcp, Tls, report},
 };
 use outbound_testkit::{Answer, Certificate, Friendly, Gate, Hostile, Script, handler};
@@ -115,6 +115,88 @@ async fn a_pool_that_is_closed_while_it_dials_tells_so_and_closes_the_socket() {
     assert_eq!((stats.connections.open(), stats.waiting, stats.exchanges), (0, 0, 0), "{stats:?}");
     gate.open();
     upstream.all_closed().await;
+}
+
+/// Of two closes the first says how long what goes on may take, as long as it is waited for.
+#[tokio::test]
+async fn a_second_close_cuts_nothing_off_that_the_first_allows() {
+    let day = Duration::from_secs(24 * 3600);
+    for first_goes in [false, true] {
+        let gate = Gate::new("the answer");
+        let upstream = Friendly::new(handler::gated(&gate, handler::hello)).start();
+        let pool = pool();
+        let call = tokio::spawn({
+            let (pool, request) = (pool.clone(), get(upstream.uri("/")));
+            async move { fetch(&pool, request).await }
+        });
+        gate.arrived(1).await;
+        let mut first = Box::pin(pool.close(day));
+        tokio::select! { biased; () = &mut first => panic!("an exchange goes on"), () = async {} => {} }
+        if first_goes {
+            drop(first);
+            pool.close(Duration::ZERO).await;
+            assert_eq!(pool.stats().connections.open(), 0, "who is in charge now?");
+            call.await.unwrap().unwrap_err();
+        } else {
+            pool.close(Duration::ZERO).await;
+            assert_eq!(pool.stats().exchanges, 1);
+            let second = pool.close(day);
+            gate.open();
+            tokio::join!(first, second);
+            assert_eq!(call.await.unwrap().unwrap().body(), "hello");
+        }
+        upstream.all_closed().await;
+    }
+}
+
+/// Whoever dials, and for whom: that of a call that waits is played above.
+#[tokio::test]
+async fn no_dial_outlives_a_close() {
+    for name in ["ahead", "for a second try", "overtaken"] {
+        let (dials, answers) = (Gate::new("the dial"), Gate::new("the answer"));
+        let dies = Script::new().exchange(Answer::new(200, "hello")).read_head().close();
+        let hello = Script::new().read_head().wait(&answers).write("HTTP/1.1 204 Yes\r\n\r\n");
+        let script = if name == "overtaken" { hello.clone().repeat(1, hello) } else { dies };
+        let upstream = Hostile::new(script).start();
+        let free = usize::from(name != "ahead");
+        let pool = build_with(gated(free, &dials));
+        let call = || {
+            let (pool, request) = (pool.clone(), get(upstream.uri("/")));
+            tokio::spawn(async move { fetch(&pool, request).await.map(drop) })
+        };
+        let ended = match name {
+            "ahead" => {
+                let (pool, uri) = (pool.clone(), upstream.uri("/"));
+                tokio::spawn(async move { pool.prewarm(&uri, 1).await.map(drop) })
+            }
+            "overtaken" => {
+                let first = call();
+                answers.arrived(1).await;
+                let second = call();
+                dials.arrived(1).await;
+                answers.open();
+                first.await.unwrap().unwrap();
+                second
+            }
+            _ => {
+                call().await.unwrap().unwrap();
+                call()
+            }
+        };
+        dials.arrived(1).await;
+        if name == "overtaken" {
+            ended.await.unwrap().unwrap();
+            assert_eq!(pool.stats().connections.dialing, 1);
+            pool.close(Duration::from_secs(24 * 3600)).await;
+        } else {
+            pool.close(Duration::from_secs(24 * 3600)).await;
+            let error = ended.await.unwrap().expect_err(name);
+            assert_eq!(Failure::of(&*error).kind(), Kind::Canceled, "{name}: {error}");
+            assert!(find::<Closed>(&*error).is_some(), "{name}: {error:?}");
+        }
+        assert_eq!(pool.stats().connections.open(), 0, "{name}");
+        upstream.all_closed().await;
+    }
 }
 
 #[tokio::test]
