@@ -187,7 +187,9 @@ impl Builder {
     }
 
     /// Bytes that a response head may have, the interim responses (1xx) before it included. Whoever sends more, without end
-    /// perhaps, is cut off with [`HeadTooLarge`](crate::HeadTooLarge) once what was read exceeds it. It may have 100 fields.
+    /// perhaps, is cut off with [`HeadTooLarge`](crate::HeadTooLarge) once what was read exceeds it. Over HTTP/1.1 interim responses
+    /// that come in one read with the head are not counted with it, and there may be 100 fields: more are
+    /// [`Kind::TooLarge`](outbound_core::Kind::TooLarge) too, whatever their size.
     pub const fn max_head_size(mut self, bytes: usize) -> Self {
         self.http.max_head_size = bytes;
         self
