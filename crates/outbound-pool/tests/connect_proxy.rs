@@ -323,6 +323,21 @@ async fn credentials_for_the_proxy_that_are_the_callers() {
     proxy.all_closed().await;
 }
 
+/// A tunnel that the caller asks for is opened by the proxy, too.
+#[tokio::test]
+async fn a_connect_of_the_callers_own() {
+    let tunnel = Script::new().read_head().write("HTTP/1.1 200 OK\r\n\r\n").close();
+    let proxy = Hostile::new(tunnel).start();
+    let pool = build_with(Proxy::new(Tcp::new(), all(format_args!("http://user:secret@{}", proxy.addr()))));
+    let connect = request(Method::CONNECT, "http://me:hush@a.example:80/".parse().unwrap(), TestBody::new());
+    assert_eq!(send(&pool, connect).await.unwrap().status(), http::StatusCode::OK);
+    let seen = &proxy.requests(1).await[0];
+    assert_eq!(seen.target, "a.example:80");
+    assert_eq!(seen.headers["proxy-authorization"], "Basic dXNlcjpzZWNyZXQ=");
+    drop(pool);
+    proxy.all_closed().await;
+}
+
 /// What is known of the origin is not known of a proxy that forwards.
 #[tokio::test]
 async fn a_proxy_that_forwards_speaks_http_1_whatever_the_origin_speaks() {

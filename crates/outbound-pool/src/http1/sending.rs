@@ -280,9 +280,11 @@ fn prepare(request: &mut Request<Upload>, host: &HeaderValue, forwarding: Option
     if request.version() != Version::HTTP_10 {
         *request.version_mut() = Version::HTTP_11;
     }
-    if let Some(forwarding) = forwarding.filter(|_| request.method() != Method::CONNECT) {
+    if let Some(forwarding) = forwarding {
         forwarding.prepare(request);
-    } else if request.uri().authority().is_some() {
+    }
+    let is_absolute = forwarding.is_some() && request.method() != Method::CONNECT;
+    if !is_absolute && request.uri().authority().is_some() {
         let parts = mem::take(request.uri_mut()).into_parts();
         *request.uri_mut() = match (request.method(), parts.authority) {
             (&Method::CONNECT, Some(authority)) => without_userinfo(&authority),
