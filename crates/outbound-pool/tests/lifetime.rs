@@ -4,14 +4,20 @@ mod support;
 
 use std::time::Duration;
 
+use http::Response;
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use outbound_core::{Delivery, Failure, Kind, Phase, find};
 use outbound_pool::{
-    Closed, Pool, What, Why,
-    connect::{InMemory, Tcp, Tls, report},
+    Builder, Closed, Missed, Pool, What, Why,
+    connect::{Connect, InMemory, Tcp, Tls, report},
 };
 use outbound_testkit::{Answer, Certificate, Friendly, Gate, Hostile, Script, handler};
 use support::*;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, sleep, timeout},
+};
 use tower::ServiceExt;
 
 #[tokio::test]
@@ -224,6 +230,60 @@ async fn events_tell_a_connections_life_in_order() {
     assert_eq!(told, ["dialing", "opened", "returned", "reused", "returned"]);
 }
 
+/// A server within the process, which leaves after five seconds.
+fn in_memory(limits: Builder) -> Pool<impl Connect> {
+    let connector = InMemory::new(async |io| {
+        let hello = service_fn(async |_| Ok::<_, hyper::Error>(Response::new("hello".to_owned())));
+        let serving = http1::Builder::new().serve_connection(TokioIo::new(io), hello);
+        let _ = timeout(Duration::from_secs(5), serving).await;
+    });
+    limits.build(connector).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_tell_why_a_connection_was_closed() {
+    const SECOND: Duration = Duration::from_secs(1);
+    type Limits = fn(Builder) -> Builder;
+    let table: [(Why, Limits); 6] = [
+        (Why::Idle, |limits| limits.idle_timeout(SECOND)),
+        (Why::Lifetime, |limits| limits.max_lifetime(SECOND)),
+        (Why::Requests, |limits| limits.max_requests_per_connection(1)),
+        (Why::Surplus, |limits| limits.max_idle_per_host(0)),
+        (Why::Evicted, |limits| limits.max_connections(1)),
+        (Why::Lost, |limits| limits),
+    ];
+    for (why, limits) in table {
+        let pool = in_memory(limits(Pool::builder()));
+        let mut events = pool.events();
+        for uri in ["http://a.example/", "http://b.example/"] {
+            fetch(&pool, get(uri.parse().unwrap())).await.unwrap();
+        }
+        sleep(Duration::from_secs(6)).await;
+        let told = loop {
+            let event = events.next().await.unwrap().unwrap();
+            if let (1, What::Closed(told)) = (event.connection, event.what) {
+                break told;
+            }
+        };
+        assert_eq!(told, why);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_no_events_learns_how_many_were_missed() {
+    let pool = in_memory(Pool::builder());
+    let mut events = pool.events();
+    for _ in 0..600 {
+        fetch(&pool, get("http://a.example/".parse().unwrap())).await.unwrap();
+    }
+    // Dialing and Opened; Reused but the first time, and Returned: 1,201, of which 1,024 are kept.
+    assert_eq!(events.next().await.unwrap().unwrap_err(), Missed(177));
+    for _ in 0..1_024 {
+        events.next().await.unwrap().unwrap();
+    }
+    tokio::select! { biased; told = events.next() => panic!("{told:?}"), () = async {} => {} }
+}
+
 /// How long each phase took: the SETTINGS of HTTP/2 are waited for while it connects.
 #[tokio::test(start_paused = true)]
 async fn events_tell_how_long_each_phase_took() {
@@ -252,6 +312,33 @@ async fn events_tell_how_long_each_phase_took() {
         let phases = [Phase::Resolve, Phase::Connect, Phase::Tls];
         assert_eq!(phases.map(|phase| opened.timings.spent(phase)), expected.map(seconds), "{name}");
         assert_eq!(opened.opened, Instant::now(), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_dropped_body_is_waited_for_within_bounds() {
+    let millis = Duration::from_millis;
+    for (name, rest_after, ends) in [("in time", 99, None), ("too late", 101, Some(Why::Spent))] {
+        let connector = InMemory::new(move |mut io: tokio::io::DuplexStream| async move {
+            io.read_u8().await.unwrap();
+            io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello").await.unwrap();
+            sleep(millis(rest_after)).await;
+            let _ = io.write_all(b"world").await;
+            std::future::pending().await
+        });
+        let pool = Pool::builder().drain(10, millis(100)).build(connector).unwrap();
+        let mut events = pool.events();
+        let begun = Instant::now();
+        drop(send(&pool, get("http://a.example/".parse().unwrap())).await.unwrap());
+        let why = loop {
+            match events.next().await.unwrap().unwrap().what {
+                What::Returned => break None,
+                What::Closed(why) => break Some(why),
+                _ => {}
+            }
+        };
+        let waited = if ends.is_some() { 100 } else { rest_after };
+        assert_eq!((why, begun.elapsed()), (ends, millis(waited)), "{name}");
     }
 }
 
