@@ -31,8 +31,8 @@ use crate::{
 /// Nothing happens before its first poll. Dropped while it waits it gives up its place; while it dials, the dial; while the
 /// exchange is going on, the connection, which is then closed.
 ///
-/// It allocates nothing where an idle connection is at hand, but for a request body, which is boxed. Otherwise it is one box, and a dial that is overtaken by a
-/// connection set free is finished by a task of its own.
+/// Where an idle connection is at hand it is one box, and another for a request body that is not empty; else one more, and a dial that is
+/// overtaken by a connection set free is finished by a task of its own.
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture<C> {
     shared: Arc<Shared<C>>,

@@ -228,8 +228,9 @@ impl Builder {
         self
     }
 
-    /// Asks an HTTP/2 server by a ping whether it is there, when it has said nothing for so long while exchanges go on. Off by default:
-    /// there are servers that take it amiss (gRPC: `too_many_pings`).
+    /// Asks an HTTP/2 server by a ping whether it is there, when it has said nothing for so long while exchanges go on. What it said
+    /// nothing while none did counts too: a request after a pause may be followed by a ping at once. Off by default: there are servers
+    /// that take it amiss (gRPC: `too_many_pings`).
     pub const fn http2_keep_alive(mut self, interval: Duration) -> Self {
         self.http.keep_alive = Some(interval);
         self
