@@ -386,7 +386,7 @@ async fn finish(opening: Opening) {
     }
 }
 
-/// The pool was closed: nothing was sent.
+/// The pool was closed, and opens no connection any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed;
 
