@@ -36,7 +36,7 @@ words! {
         Acquire => "acquire",
         /// Resolving the host name.
         Resolve => "resolve",
-        /// Opening the socket.
+        /// Opening the socket; over HTTP/2 also waiting for what the server allows (RFC 9113, 3.4), after the TLS handshake.
         Connect => "connect",
         /// The TLS handshake, ALPN included.
         Tls => "tls",

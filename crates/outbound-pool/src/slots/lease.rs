@@ -70,6 +70,11 @@ impl<K: Clone + Eq + Hash, C: Share> Slot<K, C> {
         &self.slots
     }
 
+    /// Nobody waits for its dial any more, or ever did.
+    pub(crate) fn spare(&self) {
+        self.slots.with(|state, _| state.spare(self.id()));
+    }
+
     /// The dial has succeeded: `connection` is in use from now on, by the request that holds `ticket`.
     pub(crate) fn lease(&self, connection: C, ticket: Ticket, site: Option<CallSite>) -> Lease<K, C> {
         let used = Use { since: Instant::now(), site };

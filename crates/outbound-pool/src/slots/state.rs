@@ -115,7 +115,7 @@ pub(super) struct Record<C> {
     pub(super) serial: u64,
     pub(super) stage: Stage<C>,
     pub(super) links: Links,
-    /// Exchanges that it has been given to.
+    /// Exchanges that it has been given to: at first the one that it is dialed for.
     pub(super) granted: u64,
     /// When it has lived long enough.
     pub(super) retires: Option<Instant>,
@@ -413,6 +413,13 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         reserved
     }
 
+    /// Nobody waits for this dial any more, or ever did: its first exchange is whichever comes.
+    pub(super) fn spare(&mut self, id: RecordId) {
+        if self.is_current(id) {
+            self.records[id.index].granted = 0;
+        }
+    }
+
     /// The dial of this record has succeeded, for one exchange at a time.
     pub(super) fn activate(&mut self, id: RecordId, used: Use, fx: &mut Effects<K, C>) {
         if self.is_current(id) {
@@ -451,7 +458,6 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         self.totals.opened += 1;
         let lifetime = self.limits.jittered_lifetime(id.serial);
         let record = &mut self.records[id.index];
-        record.granted = 1;
         record.retires = lifetime.and_then(|lifetime| now.checked_add(lifetime));
         self.lifetimes.extend(record.retires.map(|retires| (retires, id)));
         self.hosts[record.host].nature = nature;
@@ -479,7 +485,9 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         if !self.is_current(id) {
             return Some(connection);
         }
-        self.tell(id, || What::Returned, fx);
+        if self.records[id.index].granted > 0 {
+            self.tell(id, || What::Returned, fx);
+        }
         if let Stage::Shared { .. } = self.records[id.index].stage {
             self.release_stream(id.index, now, fx);
             return Some(connection);
@@ -567,7 +575,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         if let Some(retires) = record.retires.take() {
             self.lifetimes.remove(&(retires, id));
         }
-        (record.serial, record.granted, record.why) = (serial, 0, None);
+        (record.serial, record.granted, record.why) = (serial, 1, None);
         let id = RecordId { index: id.index, serial };
         self.totals.dialed += 1;
         self.tell(id, || What::Dialing, fx);
