@@ -219,8 +219,9 @@ impl ClientBuilder {
         /// The longest `Retry-After` that is waited for; with a longer one the answer is the caller's at once.
         retry_after_cap: Duration,
         /// How many redirects are followed. None of them takes credentials to another origin: neither `Authorization`, `Cookie` and
-        /// `Proxy-Authorization` nor any header that is marked sensitive, and nor a body. None leads from https to http. What is
-        /// not followed is the caller's, as it came.
+        /// `Proxy-Authorization` nor any header that is marked sensitive; nor a `Host` of the caller's. One that would take a body
+        /// there, or a method that is not safe, is not followed, and none from https to http. What is not followed is the
+        /// caller's, as it came.
         redirects: usize,
         /// Whether compressed responses are asked for, and decompressed: gzip, deflate and Brotli.
         decompression: bool,
