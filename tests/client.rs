@@ -130,9 +130,10 @@ async fn base_url() {
         ("/", "/items", "/items"),
         ("/v1", "/items", "/v1/items"),
         ("/v1/", "/items?page=1", "/v1/items?page=1"),
+        ("/v1", "*", "*"),
     ] {
         let client = builder().base_url(format!("http://{}{base}", upstream.addr())).build().unwrap();
-        client.get(path).send().await.unwrap();
+        client.request(Method::OPTIONS, path).send().await.unwrap();
         assert_eq!(upstream.sightings().requests.pop().unwrap().target, target, "{base} and {path}");
     }
     let client = builder().base_url("http://nobody.invalid/v1").build().unwrap();
@@ -181,6 +182,13 @@ async fn total_timeout() {
     let upstream = Hostile::new(script).start();
     let client = builder().total_timeout(3 * SECOND).build().unwrap();
     assert_eq!(elapsed(client, &upstream).await, ("deadline", Some(Phase::Body), 3 * SECOND));
+    // Longer than the default.
+    let drip = Answer::new(200, "x".repeat(600)).to_bytes();
+    let upstream = Hostile::new(Script::new().read_head().dribble(drip, 60, 10 * SECOND)).start();
+    let client = builder().build().unwrap();
+    assert_eq!(elapsed(client, &upstream).await, ("deadline", Some(Phase::Body), 60 * SECOND));
+    let client = builder().total_timeout(Duration::MAX).build().unwrap();
+    assert_eq!(call(&client, &upstream).await.unwrap().1.len(), 600);
 }
 
 async fn head_timeout() {
@@ -865,8 +873,14 @@ fn settings_that_make_no_sense_are_told_by_name() {
         ("secret_header",   builder().bearer_auth("hush\n")),
         ("total_timeout",   builder().total_timeout(zero)),
         ("head_timeout",    builder().head_timeout(zero)),
+        ("read_timeout",    builder().read_timeout(zero)),
+        ("write_timeout",   builder().write_timeout(zero)),
         ("pool_timeout",    builder().pool_timeout(zero)),
+        ("resolve_timeout", builder().resolve_timeout(zero)),
+        ("connect_timeout", builder().connect_timeout(zero)),
+        ("tls_timeout",     builder().tls_timeout(zero)),
         ("max_attempts",    builder().max_attempts(0)),
+        ("concurrency",     builder().concurrency(0)),
         ("max_connections", builder().max_connections(0)),
         ("max_connections_per_host", builder().max_connections_per_host(1_000)),
         ("max_idle",        builder().max_idle(1_000)),
@@ -895,17 +909,20 @@ fn it_describes_itself_and_its_contradictions() {
         let line = format!("{attempts} attempts of up to {head}s do not fit into total_timeout (10s)");
         Some((Contradiction::AttemptsDoNotFit { attempts, head: head * SECOND, total }, line))
     };
-    let permits = |concurrency| {
+    let permits = |concurrency, setting, connections| {
         let line = format!(
-            "concurrency ({concurrency}) is above max_connections (512): permits are held by calls that wait for a connection"
+            "concurrency ({concurrency}) is above {setting} ({connections}): over HTTP/1.1 permits are held by calls \
+             that wait for a connection"
         );
-        Some((Contradiction::MorePermitsThanConnections { concurrency, connections: 512 }, line))
+        Some((Contradiction::MorePermitsThanConnections { concurrency, setting, connections }, line))
     };
-    let fewer = |idle| {
+    let all = |concurrency| permits(concurrency, "max_connections", 512);
+    let host = |concurrency| permits(concurrency, "max_connections_per_host", 128);
+    let fewer = |setting, idle| {
         let line = format!(
-            "max_idle_per_host ({idle}) is below max_connections_per_host (128): under load connections are opened anew again and again"
+            "{setting} ({idle}) is below max_connections_per_host (128): under load connections are opened anew again and again"
         );
-        Some((Contradiction::FewerIdleThanOpen { idle, open: 128 }, line))
+        Some((Contradiction::FewerIdleThanOpen { setting, idle, open: 128 }, line))
     };
     let short = || {
         let short =
@@ -913,6 +930,7 @@ fn it_describes_itself_and_its_contradictions() {
         short.read_timeout(SECOND).write_timeout(SECOND).retry_after_cap(SECOND)
     };
     let streams = || short().concurrency(513).protocols(Protocols::Http2);
+    let (http, https) = ("http://a.example", "https://a.example");
     #[rustfmt::skip]
     let cases = [
         ("none",              short(),                               None),
@@ -929,14 +947,22 @@ fn it_describes_itself_and_its_contradictions() {
         ("no total",          short().total_timeout(Duration::MAX),  None),
         ("attempts",          short().max_attempts(4),               unfit(4, 3)),
         ("attempts that fit", short().head_timeout(5 * SECOND).max_attempts(2), None),
-        ("permits",           short().concurrency(513),              permits(513)),
+        ("permits",           short().concurrency(513),              all(513)),
         ("permits that fit",  short().concurrency(512),              None),
+        ("permits, one host", short().concurrency(129).base_url(https), host(129)),
+        ("and they fit",      short().concurrency(128).base_url(https), None),
         ("permits, learnt",   short().concurrency(Concurrency::adaptive(Aimd::default())), None),
-        ("streams over TLS",  streams(),                             permits(513)),
+        ("streams over TLS",  streams(),                             all(513)),
         ("streams",           streams().http2_prior_knowledge(true), None),
-        ("idle",              short().max_idle_per_host(127),        fewer(127)),
+        ("streams, https",    streams().base_url(https),               None),
+        ("streams, http",     streams().base_url(http),             host(513)),
+        ("streams, known",    short().concurrency(513).http2_prior_knowledge(true).base_url(http), None),
+        ("idle",              short().max_idle_per_host(127),        fewer("max_idle_per_host", 127)),
         ("all idle",          short().max_idle_per_host(128),        None),
         ("none idle",         short().max_idle_per_host(0),          None),
+        ("idle, over all",    short().max_idle(127),                 fewer("max_idle", 127)),
+        ("idle, the fewest",  short().max_idle_per_host(3).max_idle(9), fewer("max_idle_per_host", 3)),
+        ("none idle at all",  short().max_idle(0),                   None),
     ];
     for (name, builder, expected) in cases {
         let warnings = Warnings::default();
@@ -958,7 +984,7 @@ fn it_describes_itself_and_its_contradictions() {
     assert_eq!(endless.describe().time(), None);
     let endless = endless.describe().to_string();
     assert!(endless.contains("deadline       no limit for the whole call"), "{endless}");
-    assert!(endless.ends_with("worst case     3 requests, for ever"), "{endless}");
+    assert!(endless.ends_with("worst case     3 attempts, for ever"), "{endless}");
     let told = builder().telemetry("users", TelemetryLayer::new(&opentelemetry::global::meter("test")));
     let told = told.build().unwrap().describe().to_string();
     let line = "\ntelemetry      a span and a measurement of each attempt, gauges as \"users\"\nlimit ";
@@ -987,7 +1013,7 @@ timeout        head 15s, read 1s, write 1s, for each attempt
 leak guard     on
 pool           512 connections, 128 to a host, 128 of them kept for 50s; acquire 1s, resolve 5s, connect 5s, TLS 5s
 connect        over TLS HTTP/2 or HTTP/1.1, else HTTP/1.1; through the environment's proxies
-worst case     9 requests, 10s
+worst case     9 attempts, 10s
 contradiction  head_timeout (15s) never runs out: total_timeout (10s) does before";
     assert_eq!(client.describe().to_string(), lines);
 }
