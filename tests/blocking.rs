@@ -3,7 +3,11 @@
 use std::{
     io::Read,
     pin::Pin,
-    sync::mpsc::{self, RecvTimeoutError, Sender, TryRecvError},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc::{self, RecvTimeoutError, Sender, TryRecvError},
+    },
     task::{Context, Poll},
     thread,
     time::Duration,
@@ -19,6 +23,10 @@ use outbound::{
     retry::{Backoff, Jitter},
 };
 use outbound_testkit::{Answer, Hostile, Script, Upstream};
+use tracing::{
+    Event, Id, Level, Metadata, Subscriber,
+    span::{Attributes, Record},
+};
 
 fn client() -> blocking::Client {
     let wait = Duration::from_millis(1);
@@ -87,6 +95,43 @@ fn what_was_not_read_is_the_next_ones() -> Result<(), BoxError> {
         assert_eq!(read(response)?, b"456789", "{name}");
     }
     Ok(())
+}
+
+/// There is no worker to be kept from its other tasks.
+#[test]
+fn large_json_is_worth_a_warning_inside_a_runtime_alone() {
+    let (warnings, client, large) = (Warnings::default(), client(), "x".repeat(1 << 20));
+    let _listening = tracing::subscriber::set_default(warnings.clone());
+    drop(client.post("http://a.example/").json(&large));
+    assert_eq!(warnings.0.load(Relaxed), 0);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async { drop(client.post("http://a.example/").json(&large)) });
+    assert_eq!(warnings.0.load(Relaxed), 1);
+    runtime.block_on(async { drop(client.post("http://a.example/").json(&large[..1 << 19])) });
+    assert_eq!(warnings.0.load(Relaxed), 1);
+}
+
+/// How many there were.
+#[derive(Clone, Default)]
+struct Warnings(Arc<AtomicUsize>);
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() == Level::WARN
+    }
+
+    fn event(&self, _: &Event<'_>) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
 }
 
 #[test]
