@@ -218,6 +218,9 @@ impl Response {
     }
 
     /// The response as it is without blocking. Its body needs the client's thread: keep the client for as long.
+    ///
+    /// To send it on, make a [`Body::stream`](crate::Body::stream) of its body. A [`Body::blocking_reader`](crate::Body::blocking_reader) of the
+    /// response itself is read inside a runtime, and fails with [`InsideRuntime`].
     pub fn into_inner(self) -> http::Response<ResponseBody> {
         self.response
     }

@@ -88,6 +88,9 @@ pub trait ResponseExt: Sized + sealed::Sealed {
     ///
     /// # Errors
     /// [`StatusError`].
+    ///
+    /// # Panics
+    /// With such a status, outside a Tokio runtime with its timer on.
     fn error_for_status(self) -> impl Future<Output = Result<Self, BoxError>>;
 }
 
