@@ -28,6 +28,7 @@
 //! - **Who is in the way:** whoever knows tells those who turn calls away: [`Witness`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod answered;
 mod at_proxy;
 mod connection;
 mod construction;
@@ -54,6 +55,7 @@ mod units;
 mod witness;
 mod words;
 
+pub use answered::Answered;
 pub use at_proxy::AtProxy;
 pub use connection::{ConnectionInfo, Established, Timings};
 pub use construction::{Construction, Watcher};

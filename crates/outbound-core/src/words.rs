@@ -85,7 +85,7 @@ words! {
         Invalid => "invalid",
         /// Our side gave up: the call was cancelled, or the client was closed.
         Canceled => "canceled",
-        /// None of the others: the chain names nothing we know.
+        /// None of the others: the chain names nothing we know, or an answer that will not do: [`Answered`](crate::Answered).
         Other => "other",
     }
 }
