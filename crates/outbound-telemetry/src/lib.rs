@@ -78,11 +78,12 @@
 //!
 //! # What is an error
 //!
-//! A status of 400 or more, with the status as `error.type`; and a failure, of the head or of the body, with
+//! A status of 400 to 599, with the status as `error.type`; and a failure, of the head or of the body, with
 //! [`Failure::error_type`](outbound_core::Failure::error_type): `timeout`, `refused`, `truncated`, …. The status counts first. The span's
 //! description is the failure's line if it is one of outbound's own; a foreign error's might tell the URL. A call that is cancelled
 //! is no error: one that is dropped, before its head or with it, and one that failed with
-//! [`Kind::Canceled`](outbound_core::Kind::Canceled).
+//! [`Kind::Canceled`](outbound_core::Kind::Canceled). But one that is dropped while its caller waits, after the request's
+//! [`Deadline`](outbound_core::Deadline), is a `timeout`: a layer further out has given it up.
 //!
 //! # The trace goes on
 //!
