@@ -1,11 +1,11 @@
 //! One attempt, from its call to the end of its response body.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use opentelemetry::KeyValue;
-use outbound_core::{Carried, Deadline, Exchange, Failure, Kind, Phase};
+use outbound_core::{Carried, Deadline, Exchange, Failure, Kind, Overloaded, Phase, find};
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -29,7 +29,8 @@ pub(crate) struct Ongoing {
     exchange: Exchange,
     head: Option<(StatusCode, Version)>,
     error_type: Option<&'static str>,
-    queued: bool,
+    /// How long it waited for a limit's leave in vain, as the limit says.
+    queued: Option<Duration>,
     sizes: Option<Sizes>,
 }
 
@@ -62,7 +63,7 @@ impl Ongoing {
             exchange: carried.exchange.get_or_insert_default().clone(),
             head: None,
             error_type: None,
-            queued: false,
+            queued: None,
             instruments,
             target,
         }
@@ -79,8 +80,8 @@ impl Ongoing {
     /// body that is cut short.
     pub(crate) fn failed(&mut self, error: &(dyn Error + 'static)) {
         self.awaited = false;
+        self.queued = find(error).map(Overloaded::time_waited);
         let failure = Failure::of(error);
-        self.queued |= failure.phase() == Some(Phase::Queue);
         // Our side gave up: nobody erred.
         if self.error_type.is_some() || failure.kind() == Kind::Canceled {
             return;
@@ -121,9 +122,7 @@ impl Ongoing {
         let instruments = &*self.instruments;
         let mut attributes = self.target.attributes();
         instruments.active.add(-1, &attributes);
-        if self.queued || self.exchange.phase() > Phase::Queue {
-            let timings = self.exchange.timings();
-            let queued = timings.spent(Phase::Queue).saturating_add(timings.spent(Phase::Acquire));
+        if let Some(queued) = self.time_in_queue() {
             instruments.time_in_queue.record(queued.as_secs_f64(), &attributes);
         }
         attributes.extend(self.error_type.map(|kind| KeyValue::new("error.type", kind)));
@@ -139,6 +138,15 @@ impl Ongoing {
         if let Some(size) = self.response_size() {
             instruments.response_size.record(size, &attributes);
         }
+    }
+
+    /// By the record of the exchange, if anybody reports on it.
+    fn time_in_queue(&self) -> Option<Duration> {
+        if self.exchange.phase() == Phase::Queue {
+            return self.queued;
+        }
+        let timings = self.exchange.timings();
+        Some(timings.spent(Phase::Queue).saturating_add(timings.spent(Phase::Acquire)))
     }
 
     fn tell_span(&self) {

@@ -65,8 +65,9 @@
 //! `time_in_queue` is the time until the attempt had its turn with every limit, and a connection or leave to open one
 //! ([`Phase::Queue`](outbound_core::Phase::Queue) and [`Phase::Acquire`](outbound_core::Phase::Acquire)); opening it is not part of it,
 //! as it is in .NET. It is measured where the service inside reports on the request's [`Exchange`](outbound_core::Exchange), as
-//! outbound's pool does, or the attempt failed in a queue: also a wait of zero. `http.client.open_connections` is a
-//! pool's to tell, and read with a [`Watch`].
+//! outbound's pool does: also a wait of zero. Of an attempt that is turned away before, it is what the limit says
+//! ([`Overloaded::time_waited`](outbound_core::Overloaded::time_waited)). Outside retry it is that of one attempt, and never the time between
+//! them. `http.client.open_connections` is a pool's to tell, and read with a [`Watch`].
 //!
 //! # Spans
 //!
