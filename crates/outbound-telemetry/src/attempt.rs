@@ -87,7 +87,7 @@ impl Ongoing {
             return;
         }
         self.error_type = Some(failure.error_type());
-        if let Some(line) = line(error) {
+        if let Some(line) = line(error, failure.kind()) {
             self.span.record("otel.status_description", tracing::field::display(line));
         }
     }
