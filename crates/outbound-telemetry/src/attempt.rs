@@ -1,11 +1,11 @@
 //! One attempt, from its call to the end of its response body.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use opentelemetry::KeyValue;
-use outbound_core::{Exchange, Failure, Kind, Phase};
+use outbound_core::{Carried, Deadline, Exchange, Failure, Kind, Overloaded, Phase, find};
 use tokio::time::Instant;
 use tracing::Span;
 
@@ -23,10 +23,14 @@ pub(crate) struct Ongoing {
     pub(crate) span: Span,
     target: Target,
     begun: Instant,
+    deadline: Deadline,
+    /// Whether its caller waits for it, or still asked when the deadline had passed.
+    awaited: bool,
     exchange: Exchange,
     head: Option<(StatusCode, Version)>,
     error_type: Option<&'static str>,
-    queued: bool,
+    /// How long it waited for a limit's leave in vain, as the limit says.
+    queued: Option<Duration>,
     sizes: Option<Sizes>,
 }
 
@@ -48,14 +52,18 @@ impl Ongoing {
         let target = Target::of(request, options.known_methods, &instruments.hosts);
         instruments.active.add(1, &target.attributes());
         let sizes = || Sizes { request: request.body().size_hint().exact(), response: 0, complete: false };
+        let (span, sizes) = (client_span(request, &target), options.body_sizes.then(sizes));
+        let carried = Carried::on(request);
         Self {
-            span: client_span(request, &target),
-            sizes: options.body_sizes.then(sizes),
-            exchange: Exchange::track(request),
+            span,
+            sizes,
             begun: Instant::now(),
+            deadline: carried.deadline.unwrap_or_default(),
+            awaited: true,
+            exchange: carried.exchange.get_or_insert_default().clone(),
             head: None,
             error_type: None,
-            queued: false,
+            queued: None,
             instruments,
             target,
         }
@@ -63,6 +71,7 @@ impl Ongoing {
 
     pub(crate) fn answered<B>(&mut self, response: &Response<B>) {
         let status = response.status();
+        self.awaited = false;
         self.head = Some((status, response.version()));
         self.error_type = error_type(status);
     }
@@ -70,26 +79,40 @@ impl Ongoing {
     /// It failed before its head, or while its body was read. The first error counts: a status of 500 is not made another by a
     /// body that is cut short.
     pub(crate) fn failed(&mut self, error: &(dyn Error + 'static)) {
+        self.awaited = false;
+        self.queued = find(error).map(Overloaded::time_waited);
         let failure = Failure::of(error);
-        self.queued |= failure.phase() == Some(Phase::Queue);
         // Our side gave up: nobody erred.
         if self.error_type.is_some() || failure.kind() == Kind::Canceled {
             return;
         }
         self.error_type = Some(failure.error_type());
-        if let Some(line) = line(error) {
+        if let Some(line) = line(error, failure.kind()) {
             self.span.record("otel.status_description", tracing::field::display(line));
         }
     }
 
+    /// So much of the body has been read.
     pub(crate) fn read(&mut self, bytes: usize) {
         if let Some(sizes) = &mut self.sizes {
             sizes.response += bytes as u64;
         }
     }
 
+    /// There is more of the body to come, and its caller waits for it.
+    pub(crate) fn waits(&mut self) {
+        self.awaited = true;
+    }
+
+    /// There is more of the body to come, and its caller may ask for it or not. One that has asked too late may not: a body that keeps
+    /// nobody waiting ends at the deadline too.
+    pub(crate) fn goes_on(&mut self) {
+        self.awaited = self.deadline.is_past();
+    }
+
     /// The body has been read to its end.
     pub(crate) fn complete(mut self) {
+        self.awaited = false;
         if let Some(sizes) = &mut self.sizes {
             sizes.complete = true;
         }
@@ -99,9 +122,7 @@ impl Ongoing {
         let instruments = &*self.instruments;
         let mut attributes = self.target.attributes();
         instruments.active.add(-1, &attributes);
-        if self.queued || self.exchange.phase() > Phase::Queue {
-            let timings = self.exchange.timings();
-            let queued = timings.spent(Phase::Queue).saturating_add(timings.spent(Phase::Acquire));
+        if let Some(queued) = self.time_in_queue() {
             instruments.time_in_queue.record(queued.as_secs_f64(), &attributes);
         }
         attributes.extend(self.error_type.map(|kind| KeyValue::new("error.type", kind)));
@@ -117,6 +138,15 @@ impl Ongoing {
         if let Some(size) = self.response_size() {
             instruments.response_size.record(size, &attributes);
         }
+    }
+
+    /// By the record of the exchange, if anybody reports on it.
+    fn time_in_queue(&self) -> Option<Duration> {
+        if self.exchange.phase() == Phase::Queue {
+            return self.queued;
+        }
+        let timings = self.exchange.timings();
+        Some(timings.spent(Phase::Queue).saturating_add(timings.spent(Phase::Acquire)))
     }
 
     fn tell_span(&self) {
@@ -175,6 +205,10 @@ impl Ongoing {
 
 impl Drop for Ongoing {
     fn drop(&mut self) {
+        // A deadline outside ends it without a word; but its caller is told.
+        if self.awaited && self.error_type.is_none() && self.deadline.is_past() {
+            self.error_type = Some(Kind::Timeout.as_str());
+        }
         self.measure();
         self.tell_span();
     }

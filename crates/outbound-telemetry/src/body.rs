@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Buf;
@@ -44,9 +44,13 @@ impl<B: Body<Error: Into<BoxError>>> Body for TelemetryBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let mut this = self.project();
-        let frame = {
+        let polled = {
             let _entered = this.attempt.as_ref().map(|attempt| attempt.span.enter());
-            ready!(this.body.as_mut().poll_frame(cx))
+            this.body.as_mut().poll_frame(cx)
+        };
+        let Poll::Ready(frame) = polled else {
+            this.attempt.iter_mut().for_each(Ongoing::waits);
+            return Poll::Pending;
         };
         let frame = frame.map(|frame| frame.map_err(Into::into));
         if let Some(mut attempt) = this.attempt.take() {
@@ -58,6 +62,7 @@ impl<B: Body<Error: Into<BoxError>>> Body for TelemetryBody<B> {
                     if this.body.is_end_stream() {
                         attempt.complete();
                     } else {
+                        attempt.goes_on();
                         *this.attempt = Some(attempt);
                     }
                 }

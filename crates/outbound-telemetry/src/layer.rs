@@ -77,9 +77,9 @@ impl TelemetryLayer {
 
     /// Whether to measure request and response bodies too: off unless set.
     ///
-    /// A request body's size is what it announces, taken down when the peer has answered; one that announces none has no
-    /// measurement. A response body's size is what was read of it, if that is all. Both are as they cross this layer: compressed, if
-    /// compression is a matter of the layers above.
+    /// A request body's size is what it announces, if the peer has answered; and if no fewer bytes went out, the head among them, where
+    /// the service inside reports on that. One that announces none has no measurement. A response body's size is what was read of
+    /// it, if that is all. Both are as they cross this layer: compressed, if compression is a matter of the layers above.
     #[must_use]
     pub fn body_sizes(mut self, measured: bool) -> Self {
         self.options.body_sizes = measured;

@@ -65,8 +65,9 @@
 //! `time_in_queue` is the time until the attempt had its turn with every limit, and a connection or leave to open one
 //! ([`Phase::Queue`](outbound_core::Phase::Queue) and [`Phase::Acquire`](outbound_core::Phase::Acquire)); opening it is not part of it,
 //! as it is in .NET. It is measured where the service inside reports on the request's [`Exchange`](outbound_core::Exchange), as
-//! outbound's pool does, or the attempt failed in a queue: also a wait of zero. `http.client.open_connections` is a
-//! pool's to tell, and read with a [`Watch`].
+//! outbound's pool does: also a wait of zero. Of an attempt that is turned away before, it is what the limit says
+//! ([`Overloaded::time_waited`](outbound_core::Overloaded::time_waited)). Outside retry it is that of one attempt, and never the time between
+//! them. `http.client.open_connections` is a pool's to tell, and read with a [`Watch`].
 //!
 //! # Spans
 //!
@@ -78,11 +79,12 @@
 //!
 //! # What is an error
 //!
-//! A status of 400 or more, with the status as `error.type`; and a failure, of the head or of the body, with
+//! A status of 400 to 599, with the status as `error.type`; and a failure, of the head or of the body, with
 //! [`Failure::error_type`](outbound_core::Failure::error_type): `timeout`, `refused`, `truncated`, …. The status counts first. The span's
 //! description is the failure's line if it is one of outbound's own; a foreign error's might tell the URL. A call that is cancelled
 //! is no error: one that is dropped, before its head or with it, and one that failed with
-//! [`Kind::Canceled`](outbound_core::Kind::Canceled).
+//! [`Kind::Canceled`](outbound_core::Kind::Canceled). But one that is dropped while its caller waits, after the request's
+//! [`Deadline`](outbound_core::Deadline), is a `timeout`: a layer further out has given it up.
 //!
 //! # The trace goes on
 //!

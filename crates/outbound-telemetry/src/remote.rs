@@ -54,20 +54,42 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let context =
-            global::get_text_map_propagator(|propagator| propagator.extract(&Headers(request.headers())));
+            global::get_text_map_propagator(|propagator| propagator.extract(&Headers::of(request.headers())));
         let _current = context.clone().attach();
         self.inner.call(request).with_context(context)
     }
 }
 
-struct Headers<'a>(&'a HeaderMap);
+struct Headers<'a> {
+    fields: &'a HeaderMap,
+    /// Each of [`LISTS`] that is in several fields, as the one that they stand for.
+    joined: [Option<String>; LISTS.len()],
+}
+
+impl<'a> Headers<'a> {
+    fn of(fields: &'a HeaderMap) -> Self {
+        Self { fields, joined: LISTS.map(|name| joined(fields, name)) }
+    }
+}
 
 impl Extractor for Headers<'_> {
     fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.to_str().ok()
+        let joined = LISTS.iter().zip(&self.joined).find(|(name, _)| **name == key);
+        joined.and_then(|(_, list)| list.as_deref()).or_else(|| self.fields.get(key)?.to_str().ok())
     }
 
     fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(HeaderName::as_str).collect()
+        self.fields.keys().map(HeaderName::as_str).collect()
     }
 }
+
+/// The fields of `name` as one, if there are several.
+fn joined(fields: &HeaderMap, name: &str) -> Option<String> {
+    let fields = fields.get_all(name);
+    fields.iter().nth(1)?;
+    let values: Vec<_> = fields.iter().filter_map(|value| value.to_str().ok()).collect();
+    Some(values.join(","))
+}
+
+/// Lists, which may be divided into several fields (RFC 9110, 5.3; W3C Trace Context, 3.3; W3C Baggage).
+const LISTS: [&str; 2] = ["tracestate", "baggage"];

@@ -3,7 +3,7 @@
 use std::{error::Error, fmt};
 
 use http::{Request, Uri};
-use outbound_core::{Attempt, CoolingDown, Elapsed, InvalidOrigin, Overloaded, TransportError, find};
+use outbound_core::{Attempt, CoolingDown, Elapsed, InvalidOrigin, Kind, Overloaded, TransportError, find};
 use tracing::{Span, field::Empty, info_span};
 
 use crate::target::{OTHER, Target};
@@ -65,9 +65,14 @@ impl fmt::Display for Public<'_> {
 
 /// The line of the failure in `error`'s chain that is outbound's own, and so is known to tell no secret. A foreign error's line may:
 /// reqwest's has the URL with its query.
-pub(crate) fn line<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a dyn fmt::Display> {
+///
+/// Where the request's body has failed, what caused that may be another call's failure: the body may be a response.
+pub(crate) fn line<'a>(error: &'a (dyn Error + 'static), kind: Kind) -> Option<&'a dyn fmt::Display> {
     fn own<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a dyn fmt::Display> {
         find::<E>(error).map(|error| error as &dyn fmt::Display)
+    }
+    if kind == Kind::RequestBody && !error.is::<TransportError>() {
+        return None;
     }
     own::<TransportError>(error)
         .or_else(|| own::<Elapsed>(error))

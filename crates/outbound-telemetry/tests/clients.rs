@@ -4,16 +4,17 @@ mod support;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Body;
+use http_body::{Body, SizeHint};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use outbound_core::BoxError;
+use opentelemetry::trace::Status;
+use outbound_core::{BoxError, Exchange, Kind, Snapshot, TransportError};
 use outbound_pool::{Pool, connect::Tcp};
 use outbound_telemetry::ConnectionsLayer;
-use outbound_testkit::{Answer, Hostile, Refusal, Script};
+use outbound_testkit::{Answer, Hostile, Refusal, Script, TestBody};
 use support::Told;
 use tower::{Layer, Service, ServiceExt, util::BoxCloneService};
 
@@ -73,6 +74,40 @@ async fn connections_of_hyper_util_are_measured() {
     let lasted = told.only("http.client.connection.duration");
     assert_eq!(lasted.attributes, format!("server.address=127.0.0.1 server.port={port}"));
     assert_eq!(lasted.count, 1);
+}
+
+/// A request's body may be another upstream's response, and its failure that call's: of which nothing is told here.
+#[tokio::test]
+async fn a_body_that_fails_does_not_tell_of_where_it_came_from() {
+    let told = Told::new();
+    let upstream = Hostile::new(Script::new().read_head().stall()).start();
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let elsewhere = || TransportError::new(Kind::Reset, Snapshot::from(&Exchange::new()));
+    let body = TestBody::new().data("some").error("cut").map_err(move |_| elsewhere());
+    let request = Request::post(upstream.uri("/")).body(body).unwrap();
+    told.layer().layer(client).oneshot(request).await.unwrap_err();
+    let [span] = &told.spans()[..] else { panic!("one span") };
+    assert_eq!((span.get("error.type"), &span.status), (Some("request_body"), &Status::error("")));
+}
+
+/// An answer that comes before all of the body has gone out says nothing of its size.
+#[tokio::test]
+async fn an_upload_that_was_not_wanted_has_no_size() {
+    for (name, sent, size) in [("whole", 2000, Some("2000")), ("given up", 1000, None)] {
+        let told = Told::new();
+        let script =
+            Script::new().read_head().read_exactly(sent).respond(Answer::new(413, "too large")).stall();
+        let upstream = Hostile::new(script).start();
+        let pool = Pool::builder().build(Tcp::new()).unwrap();
+        let body = TestBody::new().data(vec![0; sent]).hint(SizeHint::with_exact(2000));
+        let body = if sent < 2000 { body.stall() } else { body };
+        let request = Request::post(upstream.uri("/")).body(body).unwrap();
+        let response = told.layer().body_sizes(true).layer(pool).oneshot(request).await.unwrap();
+        response.into_body().collect().await.unwrap();
+        let [span] = &told.spans()[..] else { panic!("{name}: one span") };
+        assert_eq!(span.get("http.request.body.size"), size, "{name}");
+        assert_eq!(told.metrics().contains_key("http.client.request.body.size"), size.is_some(), "{name}");
+    }
 }
 
 fn pool() -> AnyClient {

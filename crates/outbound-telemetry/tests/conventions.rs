@@ -5,16 +5,16 @@ mod support;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
 use opentelemetry::trace::SpanKind;
 use opentelemetry_semantic_conventions::{attribute, metric};
 use outbound_core::{Attempt, UrlTemplate};
 use outbound_pool::{Pool, connect::Tcp};
 use outbound_telemetry::ConnectionsLayer;
-use outbound_testkit::{Answer, Hostile, Script};
-use support::Told;
-use tower::{Layer, ServiceExt};
+use outbound_testkit::{Answer, Hostile, Script, TestBody};
+use support::{Told, get};
+use tower::{Layer, ServiceExt, service_fn};
 
 /// "HTTP client metrics" of the semantic conventions 1.42; `time_in_queue` is .NET's, which the conventions list apart.
 #[tokio::test]
@@ -82,6 +82,28 @@ async fn the_span_is_the_conventions() {
     .map(|(key, value)| format!("{key}={value}"));
     expected.sort();
     assert_eq!(span.attributes, expected);
+}
+
+/// `network.protocol.version`: "The value SHOULD be normalized to lowercase", `1.0`, `1.1`, `2`, `3`.
+#[tokio::test(start_paused = true)]
+async fn the_version_is_that_of_the_response() {
+    for (version, expected) in [
+        (Version::HTTP_09, "0.9"),
+        (Version::HTTP_10, "1.0"),
+        (Version::HTTP_11, "1.1"),
+        (Version::HTTP_2, "2"),
+        (Version::HTTP_3, "3"),
+    ] {
+        let told = Told::new();
+        let answer = move |_: Request<TestBody>| async move {
+            Response::builder().version(version).body(TestBody::new())
+        };
+        told.layer().layer(service_fn(answer)).oneshot(get("http://a.example/")).await.unwrap();
+        let [span] = &told.spans()[..] else { panic!("{version:?}: one span") };
+        assert_eq!(span.get(attribute::NETWORK_PROTOCOL_VERSION), Some(expected), "{version:?}");
+        let told = told.only(metric::HTTP_CLIENT_REQUEST_DURATION).attributes;
+        assert!(told.contains(&format!("network.protocol.version={expected} ")), "{version:?}: {told}");
+    }
 }
 
 /// One exchange with everything on, over outbound's pool, until its socket has closed. Returns the port.

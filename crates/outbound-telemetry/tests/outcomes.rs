@@ -2,18 +2,22 @@
 
 mod support;
 
-use std::{io, pin::pin};
+use std::{io, pin::pin, time::Duration};
 
-use http::{Method, Request};
-use http_body::Body as _;
+use http::{Method, Request, Response};
+use http_body::Body;
 use http_body_util::BodyExt;
 use opentelemetry::trace::{SpanKind, Status};
 use outbound_core::{
-    CoolingDown, Elapsed, Exchange, Kind, Origin, Overloaded, Phase, Snapshot, TransportError, UrlTemplate,
+    BoxError, CoolingDown, Elapsed, Exchange, Kind, Origin, Overloaded, Phase, Snapshot, TransportError,
+    UrlTemplate,
 };
+use outbound_retry::RetryLayer;
 use outbound_testkit::{Plan, Probe, TestBody};
+use outbound_timeout::{DeadlineLayer, TimeoutLayer};
 use support::{ACTIVE, DURATION, Told, get, ms};
-use tower::{Layer, ServiceExt};
+use tokio::time::sleep;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
 /// Semantic conventions, "HTTP spans": a client's span is an error from 400 on, with the status as its type.
 #[tokio::test(start_paused = true)]
@@ -136,12 +140,105 @@ async fn the_end_is_told_before_the_caller_learns_of_it() {
     assert_eq!((told.spans().len(), body.is_end_stream()), (2, true), "nothing to come");
 }
 
+/// Who stands outside gives the attempt up and has the error; what is told is no other. On the span too.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_its_deadline_ends_is_a_timeout() {
+    let body = || TestBody::new().data("ab");
+    #[rustfmt::skip]
+    let rows = [
+        ("no head",              Plan::new().never_answers(),                         Reads::All,     Some("timeout")),
+        ("a body that stalls",   Plan::new().body(body().stall()),                    Reads::All,     Some("timeout")),
+        ("a body without end",   Plan::new().body(body().endless("cd")),              Reads::Slowly,  Some("timeout")),
+        ("an error that stalls", Plan::new().status(503).body(body().stall()),        Reads::All,     Some("503")),
+        ("closed on the tick",   Plan::new().delay(ms(1000)).error_from(closed),      Reads::All,     None),
+        ("kept, and dropped",    Plan::new().body(body().stall()),                    Reads::One,     None),
+        ("kept unread",          Plan::new().body(body()),                            Reads::Nothing, None),
+        ("ended on the tick",    Plan::new().body(body().delay(ms(1000)).data("cd")), Reads::All,     None),
+    ];
+    for (name, plan, reads, error_type) in rows {
+        for is_limited in [false, true] {
+            let told = Told::new();
+            let (inner, _probe) = Probe::pair([plan.clone()]);
+            let (deadline, telemetry) = (DeadlineLayer::new(ms(1000)), told.layer());
+            if is_limited {
+                let limited = TimeoutLayer::new(Duration::MAX).layer(inner);
+                read(deadline.layer(telemetry.layer(limited)), reads).await;
+            } else {
+                read(deadline.layer(telemetry.layer(inner)), reads).await;
+            }
+            let name = format!("{name}, a timeout inside: {is_limited}");
+            let [span] = &told.spans()[..] else { panic!("{name}: one span") };
+            assert_eq!(span.get("error.type"), error_type, "{name}");
+            assert_eq!(span.status != Status::Unset, error_type.is_some(), "{name}");
+            let attributes = told.only(DURATION).attributes;
+            assert_eq!(attributes.contains("error.type=timeout"), error_type == Some("timeout"), "{name}");
+            assert_eq!(told.only(ACTIVE).value, 0.0, "{name}");
+        }
+    }
+}
+
+/// Of several attempts the last alone is too late; one that its caller gives up in time is not.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_is_not_blamed_for_what_ended_before_it() {
+    let told = Told::new();
+    let (inner, _probe) = Probe::pair([Plan::new().status(503), Plan::new().never_answers()]);
+    let layers = ServiceBuilder::new().layer(DeadlineLayer::new(ms(30_000))).layer(RetryLayer::default());
+    layers.layer(told.layer()).service(inner).oneshot(get("http://a.example/")).await.map(drop).unwrap_err();
+    let types = |told: &Told| {
+        told.spans().iter().map(|span| span.get("error.type").map(str::to_owned)).collect::<Vec<_>>()
+    };
+    assert_eq!(types(&told), [Some("503".to_owned()), Some("timeout".to_owned())]);
+
+    let told = Told::new();
+    let stalls = Plan::new().body(TestBody::new().stall());
+    let (inner, _probe) = Probe::pair([Plan::new().never_answers(), stalls]);
+    let service = DeadlineLayer::new(ms(1000)).layer(told.layer().layer(inner));
+    for _ in 0..2 {
+        let _ = tokio::time::timeout(ms(999), read(service.clone(), Reads::All)).await;
+    }
+    assert_eq!(types(&told), [None, None]);
+}
+
+/// How a caller reads.
+#[derive(Clone, Copy)]
+enum Reads {
+    All,
+    /// A frame each millisecond.
+    Slowly,
+    /// One frame, and holds the body for longer than it may take.
+    One,
+    /// Likewise, without the frame.
+    Nothing,
+}
+
+async fn read<S, B>(service: S, reads: Reads)
+where
+    S: Service<Request<TestBody>, Response = Response<B>, Error = BoxError>,
+    B: Body,
+{
+    let Ok(response) = service.oneshot(get("http://a.example/")).await else { return };
+    let mut body = pin!(response.into_body());
+    while !matches!(reads, Reads::Nothing) && matches!(body.frame().await, Some(Ok(_))) {
+        match reads {
+            Reads::Slowly => sleep(ms(1)).await,
+            Reads::One => break,
+            _ => {}
+        }
+    }
+    if let Reads::One | Reads::Nothing = reads {
+        sleep(ms(2000)).await;
+    }
+}
+
+fn closed() -> TransportError {
+    TransportError::new(Kind::Canceled, Snapshot::from(&Exchange::new()))
+}
+
 /// Nobody erred: no status, no type, and nothing is active any more.
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_call_is_no_error() {
     let told = Told::new();
-    let canceled = || TransportError::new(Kind::Canceled, Snapshot::from(&Exchange::new()));
-    let (inner, probe) = Probe::pair([Plan::new().never_answers(), Plan::new().error_from(canceled)]);
+    let (inner, probe) = Probe::pair([Plan::new().never_answers(), Plan::new().error_from(closed)]);
     let service = told.layer().layer(inner);
     tokio::time::timeout(ms(30), service.clone().oneshot(get("http://a.example/"))).await.unwrap_err();
     service.oneshot(get("http://a.example/")).await.unwrap_err();

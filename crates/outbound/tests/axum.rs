@@ -23,7 +23,7 @@ use outbound::{
     Body, BoxError, ClientExt, CoolingDown, Elapsed, Exchange, Kind, Origin, Overloaded, Phase, Pool,
     ResponseExt, ServiceBuilderExt, Snapshot, TransportError,
     axum::{InboundDeadlineLayer, Outbound, TimeoutHeader, UpstreamFailed},
-    pool::connect::Tcp,
+    pool::connect::{Tcp, Unix},
     retry,
     telemetry::RemoteContextLayer,
 };
@@ -67,6 +67,11 @@ async fn each_failure_is_its_response() {
         ("cut short",           transport(Kind::Truncated, Phase::Body),                    502, None),
         ("protocol",            transport(Kind::Protocol, Phase::Head),                     502, None),
         ("head too large",      transport(Kind::TooLarge, Phase::Head),                     502, None),
+        ("no such socket",      missing_socket().await,                                     502, None),
+        ("no name, resolving",  transport(Kind::Other, Phase::Resolve),                     502, None),
+        ("no name, in body",    transport(Kind::Other, Phase::Body),                        502, None),
+        ("no name, queued",     transport(Kind::Other, Phase::Queue),                       500, None),
+        ("no name, acquiring",  transport(Kind::Other, Phase::Acquire),                     500, None),
         ("not sendable",        transport(Kind::Invalid, Phase::Queue),                     500, None),
         ("own body failed",     transport(Kind::RequestBody, Phase::Send),                  500, None),
         ("unknown",             "secret of 10.1.2.3".into(),                                500, None),
@@ -108,6 +113,38 @@ async fn an_answer_that_cannot_be_used_is_a_bad_gateway() {
         assert_eq!(response.status(), StatusCode::BAD_GATEWAY, "{name}");
         let problem = response.into_body().collect().await.unwrap().to_bytes();
         assert!(!String::from_utf8_lossy(&problem).contains("secret"), "{name}");
+    }
+}
+
+/// Whatever its decoder makes of it, and through the preset.
+#[cfg(feature = "client")]
+#[tokio::test]
+async fn a_body_that_cannot_be_decoded_is_a_bad_gateway() {
+    use outbound::{Client, pool::connect::Matcher};
+
+    // `printf hello | gzip -n`: its head is ten bytes, its checksum the last eight.
+    let gzip = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xcb\x48\xcd\xc9\xc9\x07\x00\x86\xa6\x10\x36\x05\x00\x00\x00";
+    let with = |place: usize| {
+        let mut bytes = gzip.to_vec();
+        bytes[place] ^= 0xff;
+        bytes
+    };
+    let client = Client::builder().proxy(Matcher::builder().build()).build().unwrap();
+    for (name, encoding, body, expected) in [
+        ("whole", "gzip", gzip.to_vec(), None),
+        ("corrupt head", "gzip", with(0), Some(502)),
+        ("corrupt stream", "gzip", with(10), Some(502)),
+        ("corrupt checksum", "gzip", with(18), Some(502)),
+        ("cut short", "gzip", gzip[..15].to_vec(), Some(502)),
+        ("no deflate", "deflate", b"secret".to_vec(), Some(502)),
+        ("no Brotli", "br", vec![0xff; 10], Some(502)),
+    ] {
+        let answer = Answer::new(200, body).header("content-encoding", encoding);
+        let upstream = Hostile::new(Script::new().exchange(answer).stall()).start();
+        let read = client.get(upstream.uri("/")).send().await.unwrap().text().await;
+        let answer = read.map_err(|error| (error.to_string(), UpstreamFailed::from(error).status().as_u16()));
+        let expected = expected.map(|status| ("the response body cannot be decoded".to_owned(), status));
+        assert_eq!(answer.err(), expected, "{name}");
     }
 }
 
@@ -335,6 +372,11 @@ impl Front {
             other => panic!("{other:?}"),
         }
     }
+}
+
+async fn missing_socket() -> BoxError {
+    let pool = Pool::builder().build(Unix::new("/there/is/none")).unwrap();
+    pool.oneshot(Request::get("http://a.example/").body(Body::empty()).unwrap()).await.unwrap_err()
 }
 
 async fn serve(app: Router) -> SocketAddr {

@@ -13,7 +13,7 @@ use opentelemetry::{
 use opentelemetry_sdk::{
     metrics::{
         InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
-        data::{AggregatedMetrics, MetricData},
+        data::{AggregatedMetrics, Metric, MetricData},
     },
     trace::{InMemorySpanExporter, SdkTracerProvider},
 };
@@ -21,12 +21,12 @@ use outbound::{
     Body, Client, ClientExt, Construction, Pool, ResponseExt, TelemetryLayer,
     guard::LeakGuardLayer,
     limit::Limiter,
-    pool::connect::{Matcher, Tcp},
-    retry::{Backoff, Budget, Ratio},
+    pool::connect::{Matcher, Tcp, Tls, webpki_roots},
+    retry::{Backoff, Budget, Ratio, RetryLayer},
     telemetry::{count_closings, watch_budget, watch_guard, watch_limit, watch_pool, watch_stalls},
-    timeout::StallMonitor,
+    timeout::{StallMonitor, TimeoutLayer},
 };
-use outbound_testkit::{Answer, Gate, Hostile, Plan, Probe, Refusal, Script, TestBody};
+use outbound_testkit::{Answer, BlackHole, Gate, Hostile, Plan, Probe, Refusal, Script, TestBody};
 use tower::{Layer, ServiceBuilder, ServiceExt};
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -93,6 +93,33 @@ async fn a_retired_connection_is_an_event() {
     upstream.all_closed().await;
     let retired = ("outbound.name=users outbound.pool.event=retired".to_owned(), 1.0);
     assert!(told.values("outbound.pool.events").contains(&retired));
+}
+
+/// By the server alone, as its attributes are: http and https at one port are two origins, and the sum of both.
+#[tokio::test]
+async fn connections_that_are_being_opened_are_counted_by_their_server() {
+    let (told, nobody) = (Told::new(), BlackHole::new());
+    let pool = Pool::builder().build(Tls::new(Tcp::new(), webpki_roots())).unwrap();
+    let _watch = watch_pool(&told.meter(), "users", &pool);
+    let call = |scheme| {
+        let request = Request::get(format!("{scheme}://{}/", nobody.addr())).body(Body::empty()).unwrap();
+        tokio::spawn(pool.clone().oneshot(request))
+    };
+    let calls = ["http", "https"].map(call);
+    while pool.stats().connections.dialing < 2 {
+        tokio::task::yield_now().await;
+    }
+    let name = "outbound.name=users";
+    let server = format!("server.address=127.0.0.1 server.port={}", nobody.addr().port());
+    let unusable = [("closing", 0.0), ("dialing", 2.0)];
+    let unusable =
+        unusable.map(|(state, count)| (format!("{name} outbound.pool.state={state} {server}"), count));
+    assert_eq!(told.values("outbound.pool.unusable"), unusable);
+    let open =
+        ["active", "idle"].map(|state| (format!("http.connection.state={state} {name} {server}"), 0.0));
+    assert_eq!(told.values("http.client.open_connections"), open);
+    assert_eq!(told.values("outbound.pool.waiting"), [(format!("{name} {server}"), 0.0)]);
+    calls.iter().for_each(|call| call.abort());
 }
 
 /// Each connection that goes, by the reason; the future ends with the pool, which it does not keep.
@@ -178,28 +205,31 @@ async fn a_client_tells_of_itself() {
     assert_eq!(told.values("http.client.active_requests"), [(request, 0.0)]);
     let idle = |state, count| (format!("http.connection.state={state} {} {server}", name()), count);
     assert_eq!(told.values("http.client.open_connections"), [idle("active", 0.0), idle("idle", 1.0)]);
-    let all: Vec<_> = told.metrics().into_keys().collect();
-    let gauges = [
-        "outbound.budget.refused",
-        "outbound.guard.held",
-        "outbound.guard.leaks",
-        "outbound.guard.oldest",
-        "outbound.guard.open",
-        "outbound.limit.in_use",
-        "outbound.limit.limit",
-        "outbound.limit.longest_wait",
-        "outbound.limit.rejected",
-        "outbound.limit.waiting",
-        "outbound.pool.events",
-        "outbound.pool.exchanges",
-        "outbound.pool.unusable",
-        "outbound.pool.waiting",
-        "outbound.stall.count",
-        "outbound.stall.longest",
+    #[rustfmt::skip]
+    let rows = [
+        ("http.client.active_requests",       "updowncounter {request}",    "Number of active HTTP requests."),
+        ("http.client.open_connections",      "updowncounter {connection}", "Number of outbound HTTP connections that are currently active or idle on the client."),
+        ("http.client.request.duration",      "histogram s",                "Duration of HTTP client requests."),
+        ("http.client.request.time_in_queue", "histogram s",                "The amount of time requests spent on a queue waiting for an available connection."),
+        ("outbound.budget.refused",           "counter {attempt}",          "Retries that the budget did not pay for."),
+        ("outbound.guard.held",               "updowncounter {request}",    "Of those that are open, those that nobody polls though there is something to poll them for."),
+        ("outbound.guard.leaks",              "counter {leak}",             "What has been found since the guard was made."),
+        ("outbound.guard.oldest",             "gauge s",                    "The age of the oldest that is open."),
+        ("outbound.guard.open",               "updowncounter {request}",    "Calls whose response is to come, and response bodies with their callers."),
+        ("outbound.limit.in_use",             "updowncounter {request}",    "Permits that are out."),
+        ("outbound.limit.limit",              "gauge {request}",            "Calls let through at once; of a rate, the burst."),
+        ("outbound.limit.longest_wait",       "gauge s",                    "The longest wait that has ended."),
+        ("outbound.limit.rejected",           "counter {request}",          "Calls turned away."),
+        ("outbound.limit.waiting",            "updowncounter {request}",    "Calls that wait for a permit."),
+        ("outbound.pool.events",              "counter {event}",            "What has happened since the pool was built."),
+        ("outbound.pool.exchanges",           "updowncounter {request}",    "Exchanges that go on: an HTTP/2 connection may carry several."),
+        ("outbound.pool.unusable",            "updowncounter {connection}", "Connections that are not yet open, and not yet closed."),
+        ("outbound.pool.waiting",             "updowncounter {request}",    "Calls that wait for a connection, and have none being opened for them."),
+        ("outbound.stall.count",              "counter {stall}",            "Timers that this runtime ran late."),
+        ("outbound.stall.longest",            "gauge s",                    "How late a timer was at most."),
     ];
-    let plain = ["active_requests", "open_connections", "request.duration", "request.time_in_queue"];
-    let plain = plain.map(|metric| format!("http.client.{metric}"));
-    assert_eq!(all, [&plain[..], &gauges.map(str::to_owned)[..]].concat());
+    let rows = rows.map(|(name, kind, what)| (name.to_owned(), format!("{kind}: {what}")));
+    assert_eq!(told.described().into_iter().collect::<Vec<_>>(), rows);
 
     // A clone is the client still; with the last of them its gauges go.
     drop(client.clone());
@@ -312,7 +342,7 @@ async fn a_leak_guard_shows_what_it_sees() {
 async fn limits_budgets_and_stalls_show_their_numbers() {
     let told = Told::new();
     let limiter = Limiter::new(2);
-    let budget = Budget::new(Ratio::default());
+    let budget = Budget::new(Ratio::default().percent(0).floor(0));
     let monitor = StallMonitor::new();
     let stats = {
         let limiter = limiter.clone();
@@ -332,6 +362,19 @@ async fn limits_budgets_and_stalls_show_their_numbers() {
     for call in &mut calls {
         let _ = tokio::time::timeout(Duration::from_millis(10), call).await;
     }
+    // A retry that nobody pays for, and a timer that is looked at five seconds late.
+    let get = || Request::get("http://a.example/").body(Body::empty()).unwrap();
+    let (failing, _probe) = Probe::pair([Plan::new().status(503)]);
+    RetryLayer::default().budget(budget.clone()).layer(failing).oneshot(get()).await.unwrap();
+    let (silent, _probe) = Probe::pair([Plan::new().never_answers()]);
+    let timed = TimeoutLayer::new(Duration::from_secs(10)).stall_monitor(&monitor).layer(silent);
+    let waiting = tokio::spawn(timed.oneshot(get()));
+    tokio::task::yield_now().await;
+    tokio::time::advance(Duration::from_secs(15)).await;
+    while monitor.count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    waiting.abort();
     #[rustfmt::skip]
     let rows = [
         ("outbound.limit.limit",        "gauge",         "{request}", "users", 2.0),
@@ -339,9 +382,9 @@ async fn limits_budgets_and_stalls_show_their_numbers() {
         ("outbound.limit.waiting",      "updowncounter", "{request}", "users", 1.0),
         ("outbound.limit.rejected",     "counter",       "{request}", "users", 1.0),
         ("outbound.limit.longest_wait", "gauge",         "s",         "users", 0.0),
-        ("outbound.budget.refused",     "counter",       "{attempt}", "users", 0.0),
-        ("outbound.stall.count",        "counter",       "{stall}",   "main",  0.0),
-        ("outbound.stall.longest",      "gauge",         "s",         "main",  0.0),
+        ("outbound.budget.refused",     "counter",       "{attempt}", "users", 1.0),
+        ("outbound.stall.count",        "counter",       "{stall}",   "main",  1.0),
+        ("outbound.stall.longest",      "gauge",         "s",         "main",  5.0),
     ];
     let metrics = told.metrics();
     assert_eq!(metrics.len(), rows.len());
@@ -403,8 +446,18 @@ impl Told {
         self.meters.meter("test")
     }
 
+    /// Kind, unit and description of each metric.
+    fn described(&self) -> BTreeMap<String, String> {
+        let of = |metric: &Metric, kind, _| format!("{kind} {}: {}", metric.unit(), metric.description());
+        self.exported(of)
+    }
+
     /// Kind, unit and series of each metric.
     fn metrics(&self) -> BTreeMap<String, (&'static str, String, Series)> {
+        self.exported(|metric, kind, series| (kind, metric.unit().to_owned(), series))
+    }
+
+    fn exported<T>(&self, of: impl Fn(&Metric, &'static str, Series) -> T) -> BTreeMap<String, T> {
         self.exporter.reset();
         self.meters.force_flush().unwrap();
         let finished = self.exporter.get_finished_metrics().unwrap();
@@ -418,7 +471,7 @@ impl Told {
                     AggregatedMetrics::I64(data) => points(data, |value| value as f64),
                 };
                 series.sort_by(|a, b| a.0.cmp(&b.0));
-                (metric.name().to_owned(), (kind, metric.unit().to_owned(), series))
+                (metric.name().to_owned(), of(metric, kind, series))
             })
             .collect()
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use http::Request;
 use opentelemetry::{
-    KeyValue,
+    KeyValue, Value,
     metrics::{Meter, MeterProvider as _},
     trace::{SpanKind, Status, TracerProvider as _},
 };
@@ -167,10 +167,18 @@ fn line<'a>(attributes: impl Iterator<Item = &'a KeyValue>) -> String {
 }
 
 fn words<'a>(attributes: impl Iterator<Item = &'a KeyValue>) -> Vec<String> {
-    let mut words: Vec<String> =
-        attributes.map(|attribute| format!("{}={}", attribute.key, attribute.value)).collect();
+    let mut words: Vec<String> = attributes.map(word).collect();
     words.sort();
     words
+}
+
+/// `key=value`, whose value is of the type that the conventions give it.
+fn word(attribute: &KeyValue) -> String {
+    let KeyValue { key, value, .. } = attribute;
+    let is_integer = matches!(value, Value::I64(_));
+    assert_eq!(is_integer, INTEGERS.contains(&key.as_str()), "the type of {key}: {value:?}");
+    assert!(is_integer || matches!(value, Value::String(_)), "the type of {key}: {value:?}");
+    format!("{key}={value}")
 }
 
 impl Span {
@@ -202,3 +210,12 @@ pub(crate) fn ms(time: u64) -> Duration {
 
 pub(crate) const DURATION: &str = "http.client.request.duration";
 pub(crate) const ACTIVE: &str = "http.client.active_requests";
+
+const INTEGERS: [&str; 6] = [
+    "http.request.body.size",
+    "http.request.resend_count",
+    "http.response.body.size",
+    "http.response.status_code",
+    "network.peer.port",
+    "server.port",
+];

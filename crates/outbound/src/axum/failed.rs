@@ -21,7 +21,7 @@ use crate::response::{InvalidBody, StatusError, TooLarge};
 /// | a limit of time ran out | 504 |
 /// | turned away by a limit; no connection in time; no descriptor or port left | 503 and `Retry-After` |
 /// | not resolved, not connected, not trusted; reset, closed, cut short; protocol broken | 502 |
-/// | the peer's answer was an error, too large, or no such document | 502 |
+/// | the peer's answer was an error, too large, not to be decoded, or no such document | 502 |
 /// | canceled: the client was closed, or the caller has gone | 503, and nothing in it |
 /// | anything else: the request could not be sent, or its body failed | 500 |
 ///
@@ -105,6 +105,8 @@ impl Answer {
                 | Kind::TooLarge,
                 _,
             ) => Self::BadGateway,
+            // It has no name, but was on its way: there was no such socket, say.
+            (Kind::Other, Some(phase)) if phase > Phase::Acquire => Self::BadGateway,
             _ if is_answered(error) => Self::BadGateway,
             _ => Self::Failed,
         }
@@ -140,6 +142,10 @@ impl Answer {
 
 /// Whether a reader of the response found that it cannot be used.
 fn is_answered(error: &(dyn Error + 'static)) -> bool {
+    #[cfg(feature = "client")]
+    if find::<crate::client::Undecodable>(error).is_some() {
+        return true;
+    }
     find::<StatusError>(error).is_some()
         || find::<TooLarge>(error).is_some()
         || find::<InvalidBody>(error).is_some()

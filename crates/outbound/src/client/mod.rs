@@ -144,6 +144,7 @@ mod redirect;
 mod settings;
 #[cfg_attr(not(feature = "telemetry"), path = "untold.rs")]
 mod telemetry;
+mod undecodable;
 
 use std::{
     fmt,
@@ -173,6 +174,7 @@ use tower_http::{
 use tower_layer::Layer;
 use tower_service::Service;
 
+pub(crate) use self::undecodable::Undecodable;
 pub use self::{
     builder::{ClientBuilder, InvalidClient},
     describe::{Contradiction, Description},
@@ -344,7 +346,7 @@ impl http_body::Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.project().body.poll_frame(cx)
+        self.project().body.poll_frame(cx).map_err(Undecodable::unless_from_below)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,5 +1,7 @@
 //! What a pool has to show.
 
+use std::collections::BTreeMap;
+
 use opentelemetry::{KeyValue, StringValue, metrics::Meter};
 use outbound_core::Origin;
 use outbound_pool::{Counts, Event, OriginStats, Pool, Totals, What};
@@ -23,8 +25,8 @@ where
             by_state("outbound.pool.state", states, &pool.stats().origins, observe);
         })
         .up_down(WAITING, |pool, observe| {
-            for origin in pool.stats().origins {
-                observe(origin.waiting as i64, &server(&origin.origin));
+            for (server, waiting) in by_server(&pool.stats().origins, |origin| origin.waiting) {
+                observe(waiting, &server);
             }
         })
         .up_down(EXCHANGES, |pool, observe| observe(pool.stats().exchanges as i64, &[]))
@@ -92,7 +94,7 @@ where
     async move {
         while let Some(next) = events.next().await {
             if let Ok(Event { origin, what: What::Closed(why), .. }) = next {
-                let [address, port] = server(&origin);
+                let [address, port] = server(host(&origin), origin.port());
                 let reason = KeyValue::new("outbound.pool.reason", why.as_str());
                 closed.add(1, &[reason, address, port, name.clone()]);
             }
@@ -101,18 +103,31 @@ where
 }
 
 fn by_state(key: &'static str, states: [State; 2], origins: &[OriginStats], observe: &mut Observe<'_, i64>) {
-    for origin in origins {
-        let [address, port] = server(&origin.origin);
-        for (state, count) in states {
-            let state = KeyValue::new(key, state);
-            observe(count(&origin.connections) as i64, &[address.clone(), port.clone(), state]);
+    for (state, count) in states {
+        for ([address, port], sum) in by_server(origins, |origin| count(&origin.connections)) {
+            observe(sum, &[address, port, KeyValue::new(key, state)]);
         }
     }
 }
 
-fn server(origin: &Origin) -> [KeyValue; 2] {
-    let host = origin.host().trim_start_matches('[').trim_end_matches(']');
-    [KeyValue::new("server.address", host.to_owned()), KeyValue::new("server.port", i64::from(origin.port()))]
+/// The sum for each server: http and https at one port are two origins with the same attributes, and one would hide the other.
+fn by_server(
+    origins: &[OriginStats],
+    count: impl Fn(&OriginStats) -> usize,
+) -> impl Iterator<Item = ([KeyValue; 2], i64)> {
+    let mut sums = BTreeMap::new();
+    for stats in origins {
+        *sums.entry((host(&stats.origin), stats.origin.port())).or_default() += count(stats) as i64;
+    }
+    sums.into_iter().map(|((host, port), sum)| (server(host, port), sum))
+}
+
+fn host(origin: &Origin) -> &str {
+    origin.host().trim_start_matches('[').trim_end_matches(']')
+}
+
+fn server(host: &str, port: u16) -> [KeyValue; 2] {
+    [KeyValue::new("server.address", host.to_owned()), KeyValue::new("server.port", i64::from(port))]
 }
 
 const OPEN_CONNECTIONS: Series = Series {
