@@ -450,6 +450,35 @@ async fn leak_guard() {
     }
 }
 
+/// Story 2, whether its clients are dropped at once or kept, and however many others there are to hear of it.
+#[tokio::test(start_paused = true)]
+async fn a_line_that_builds_clients_again_and_again_is_told_once() {
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = told.clone();
+    let guard = LeakGuardLayer::builder().callback(move |leak| heard.lock().unwrap().push(leak.to_string()));
+    for (name, standing, keeps) in
+        [("dropped at once", 0, false), ("kept", 0, true), ("beside others that stand", 3, false)]
+    {
+        let standing: Vec<_> =
+            (0..standing).map(|_| builder().leak_guard(guard.clone()).build().unwrap()).collect();
+        let (mut kept, mut line) = (Vec::new(), 0);
+        for _ in 0..20 {
+            let client = builder().leak_guard(guard.clone()).build().unwrap();
+            line = line!() - 1;
+            if keeps {
+                kept.push(client);
+            }
+        }
+        drop((standing, kept));
+        let column = 62;
+        let said =
+            format!("10 clients built within 0 s at tests/client.rs:{line}:{column}: build one and share it");
+        assert_eq!(told.lock().unwrap().split_off(0), [said], "{name}");
+        // The same line is told again in another window.
+        tokio::time::sleep(61 * SECOND).await;
+    }
+}
+
 /// One span for each attempt, each of which the server sees. What is told in detail is the facade's own tests' affair.
 async fn telemetry() {
     let meter = opentelemetry::global::meter("test");

@@ -2,23 +2,22 @@
 
 use std::{
     cmp::Reverse,
-    fmt, mem,
+    fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use http::Request;
-use outbound_core::{CallSite, Construction, Origin, Watcher, Witness};
+use outbound_core::{CallSite, Origin, Witness};
 use tokio::time::Instant;
 
 use crate::{
     builder::Options,
-    churn::Churn,
-    descriptors::Descriptors,
     leak::{Holding, Leak},
+    process::PROCESS,
     record::Stage,
     registry::{Open, Registry, Ticket},
     reporter::Reporter,
@@ -31,17 +30,7 @@ pub(crate) struct Guard {
     pub(crate) sweep: Sweep,
     pub(crate) held: Duration,
     reclaim_after: Duration,
-    spare_descriptors: Option<u64>,
-    descriptors: Mutex<Checked>,
-    churn: Mutex<Churn>,
     clients: AtomicUsize,
-}
-
-/// When descriptors were last counted, and whether they have been told to be few.
-#[derive(Default)]
-struct Checked {
-    at: Option<Instant>,
-    told: bool,
 }
 
 impl Guard {
@@ -55,12 +44,9 @@ impl Guard {
             sweep: Sweep::new(),
             held: held.min(FOR_EVER),
             reclaim_after: reclaim_after.unwrap_or(FOR_EVER).min(FOR_EVER),
-            spare_descriptors,
-            descriptors: Mutex::default(),
-            churn: Mutex::new(Churn::new(churn)),
             clients: AtomicUsize::new(0),
         });
-        Construction::watch(&guard);
+        PROCESS.tell(&guard, churn, spare_descriptors);
         guard
     }
 
@@ -79,7 +65,7 @@ impl Guard {
         let (epoch, at) = (self.registry.epoch, self.registry.nanos(now));
         let after = |since: u64, limit: Duration| since.saturating_add(nanos(limit));
         let (mut held, mut unclaimed) = (Vec::new(), Vec::new());
-        let mut next = after(at, self.held.min(self.reclaim_after));
+        let mut next = after(at, self.held.min(self.reclaim_after).min(DESCRIPTORS_EVERY));
         self.registry.visit(|open| {
             let Some(idle) = open.record.idle() else { return };
             if idle.reclaimed {
@@ -111,7 +97,7 @@ impl Guard {
                 self.reporter.tell(&Leak::Reclaimed { holding });
             }
         }
-        self.check_descriptors(now);
+        PROCESS.check_descriptors(now);
         self.registry.instant(next).unwrap_or(now + FOR_EVER)
     }
 
@@ -145,35 +131,6 @@ impl Guard {
         holdings.sort_by_key(|holding| Reverse(holding.age));
         holdings
     }
-
-    /// Once a second at most, and told once until there are enough again.
-    fn check_descriptors(&self, now: Instant) {
-        {
-            let mut checked = lock(&self.descriptors);
-            if checked.at.is_some_and(|at| now - at < SECOND) {
-                return;
-            }
-            checked.at = Some(now);
-        }
-        let Some(descriptors) = Descriptors::now() else { return };
-        let spare = self.spare_descriptors.unwrap_or(descriptors.limit / 5);
-        let is_short = descriptors.left() < spare;
-        let was_told = mem::replace(&mut lock(&self.descriptors).told, is_short);
-        if is_short && !was_told {
-            self.reporter.tell(&Leak::Descriptors { descriptors });
-        }
-    }
-}
-
-impl Watcher for Guard {
-    fn built(&self, construction: Construction) {
-        let now = Instant::now();
-        let churn = lock(&self.churn).built(construction, now);
-        if let Some((built, within)) = churn {
-            self.reporter.tell(&Leak::Churn { construction, built, within });
-        }
-        self.check_descriptors(now);
-    }
 }
 
 impl Witness for Guard {
@@ -198,15 +155,12 @@ impl fmt::Debug for Guard {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-const SECOND: Duration = Duration::from_secs(1);
+/// How often descriptors are counted while calls are open.
+const DESCRIPTORS_EVERY: Duration = Duration::from_secs(5);
 
 /// As long as the clock can be added to it without overflow, and longer than any process.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);

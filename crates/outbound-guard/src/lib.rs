@@ -88,6 +88,7 @@ mod future;
 mod guard;
 mod layer;
 mod leak;
+mod process;
 mod reclaim;
 mod record;
 mod registry;

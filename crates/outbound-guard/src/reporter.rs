@@ -61,6 +61,10 @@ impl Reporter {
         }
     }
 
+    pub(crate) fn has_callback(&self) -> bool {
+        self.callback.is_some()
+    }
+
     pub(crate) fn totals(&self) -> Totals {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).totals
     }
