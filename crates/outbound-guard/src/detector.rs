@@ -100,7 +100,8 @@ impl LeakDetector {
 
     /// Who is in the way of a call that failed with `error`, if that is an acquire timeout or an
     /// [`Overloaded`](outbound_core::Overloaded): the calls that are open to its origin, the oldest first, and then those to other
-    /// origins, which are in its way where the limit is one for all. Nobody, if it is any other error.
+    /// origins, which are in its way where the limit is one for all. Not those that are known to wait themselves. Nobody, if it is any
+    /// other error.
     ///
     /// ```
     /// # use outbound_core::{Overloaded};
@@ -118,6 +119,8 @@ impl LeakDetector {
             return Vec::new();
         }
         let mut holders = self.snapshot();
+        // They hold nothing yet.
+        holders.retain(|holding| !matches!(holding.phase, Some(Phase::Queue | Phase::Acquire)));
         holders.sort_by_key(|holding| holding.origin.as_ref() != failure.origin());
         holders
     }

@@ -33,8 +33,8 @@ pub enum Leak {
     Abandoned {
         /// What was dropped.
         holding: Holding,
-        /// Whether that cost the connection: over HTTP/1 it does, over HTTP/2 it ends one stream. `None` where nobody below tells
-        /// which it was.
+        /// Whether that cost the connection. Over HTTP/2 it ends one stream, and over HTTP/1 it depends on how much was left to read:
+        /// `None` while that is still being tried, and where nobody below tells.
         cost_connection: Option<bool>,
     },
     /// A call or its response was still open when the last [`LeakDetector`](crate::LeakDetector) went, and had not been told before.

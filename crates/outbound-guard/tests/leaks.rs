@@ -285,12 +285,23 @@ async fn a_body_that_is_held_for_too_long_is_reclaimed_where_that_is_wanted() {
     tokio::task::yield_now().await;
     assert_eq!(log.take(), [(ms(55_500), "reclaimed", Some(line))]);
     assert_eq!(probe.counts().bodies, 0, "and its connection with it");
+    detector.assert_no_leaks();
+    let stats = detector.stats();
+    assert_eq!((stats.bodies, stats.held, stats.oldest), (0, 0, None), "nobody holds it any more");
+    assert!(detector.witness().oldest(None).is_none());
     let error = body.frame().await.unwrap().unwrap_err();
     assert_eq!(error.to_string(), "timed out after 55.5 s reading the response body (reclaim_after)");
     assert!(body.frame().await.is_none());
     drop(body);
     assert_eq!(log.take(), [(ms(55_500), "returned", Some(line))]);
     detector.assert_no_leaks();
+
+    let unnoticed = client.send(get()).await.unwrap();
+    sleep(ms(60_000)).await;
+    assert_eq!(log.take().len(), 2, "held, reclaimed");
+    drop((client, detector));
+    assert_eq!(log.take(), [], "it is neither forgotten nor left over from its client");
+    drop(unnoticed);
 }
 
 /// Whichever limit is the shorter, and whenever the body came.
