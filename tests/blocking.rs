@@ -2,6 +2,7 @@
 
 use std::{
     io::Read,
+    num::NonZeroU32,
     pin::Pin,
     sync::mpsc::{self, RecvTimeoutError, Sender, TryRecvError},
     task::{Context, Poll},
@@ -12,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http_body::Frame;
 use outbound::{
-    Body, BoxError, Client, ClientExt, Elapsed, Failure, Kind, StatusError,
+    Body, BoxError, Client, ClientExt, Elapsed, Failure, Kind, LeakGuardLayer, StatusError,
     blocking::{self, InsideRuntime},
     find,
     retry::{Backoff, Jitter},
@@ -54,6 +55,22 @@ fn calls_retries_and_bodies_work_without_a_runtime() -> Result<(), BoxError> {
     client.post(upstream.uri("/")).json_owned(large.clone()).send()?;
     assert_eq!(upstream.sightings().requests.pop().unwrap().body, serde_json::to_vec(&large)?);
     Ok(())
+}
+
+/// What is built, and what is called, is known by the user's own line.
+#[test]
+fn leaks_are_told_by_line() {
+    let upstream = serving(Answer::new(200, "hello"));
+    let (told, hears) = mpsc::channel();
+    let guard = LeakGuardLayer::builder().churn(NonZeroU32::MIN, Duration::MAX);
+    let guard = guard.callback(move |leak| told.send(leak.to_string()).unwrap());
+    let client = Client::builder().leak_guard(guard).build_blocking().unwrap();
+    let built = format!("1 client built within 0 s at tests/blocking.rs:{}:", line!() - 1);
+    assert!(hears.recv().unwrap().starts_with(&built));
+    let _held = client.get(upstream.uri("/")).send().unwrap();
+    let line = line!() - 1;
+    let holdings = client.as_async().leaks().snapshot();
+    assert_eq!(holdings[0].site.unwrap().location().line(), line);
 }
 
 #[test]

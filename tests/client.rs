@@ -27,6 +27,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::Instant,
 };
+use tower::ServiceExt;
 use tracing::{
     Event, Id, Level, Metadata, Subscriber,
     field::Field,
@@ -477,6 +478,44 @@ async fn a_line_that_builds_clients_again_and_again_is_told_once() {
         // The same line is told again in another window.
         tokio::time::sleep(61 * SECOND).await;
     }
+}
+
+/// Its last clone may be used up by a call: while that goes on there is no body yet.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_before_its_bodies_is_told_and_one_that_makes_a_last_call_is_not() {
+    let upstream = upstream(Answer::new(200, "x".repeat(100_000)));
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = told.clone();
+    let guard = LeakGuardLayer::builder().callback(move |leak| heard.lock().unwrap().push(leak.to_string()));
+    let client = || builder().redirects(3).leak_guard(guard.clone()).build().unwrap();
+    let request = || http::Request::get(upstream.uri("/")).body(Body::empty()).unwrap();
+
+    let oneshot = client().oneshot(request()).await.unwrap();
+    let last = client();
+    let sent = {
+        let call = last.get(upstream.uri("/"));
+        drop(last);
+        call.send().await.unwrap()
+    };
+    for response in [oneshot, sent] {
+        assert_eq!(response.bytes().await.unwrap().len(), 100_000);
+    }
+    assert_eq!(*told.lock().unwrap(), [""; 0]);
+
+    let client = client();
+    let clone = client.clone();
+    let _kept = client.get(upstream.uri("/")).send().await.unwrap();
+    let line = line!() - 1;
+    drop(client);
+    assert_eq!(*told.lock().unwrap(), [""; 0], "a clone is left");
+    drop(clone);
+    let told = told.lock().unwrap().split_off(0);
+    let [told] = &told[..] else { panic!("{told:?}") };
+    assert!(
+        told.starts_with("client dropped with 1 response open, the oldest: ")
+            && told.contains(&format!("client.rs:{line}:")),
+        "{told}"
+    );
 }
 
 /// One span for each attempt, each of which the server sees. What is told in detail is the facade's own tests' affair.

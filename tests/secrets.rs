@@ -402,6 +402,7 @@ async fn layers(said: &Said) {
     let (guard, detector) = LeakGuardLayer::builder().backtraces(Backtraces::All).pair();
     layer(said, "guard", guard, a, r).await;
     said.debug("guard: the detector", &detector);
+    said.debug("guard: a client's handle", &detector.client());
     said.debug("guard: the check", &detector.check_on_drop());
     let (guard, _detector) = LeakGuardLayer::builder().reclaim_after(second).pair();
     layer(said, "guard that reclaims", guard, a, r).await;

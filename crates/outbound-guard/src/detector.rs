@@ -7,6 +7,7 @@ use outbound_core::{Failure, Kind, Phase, Witness};
 use crate::{
     descriptors::Descriptors,
     guard::Guard,
+    layer::ClientHandle,
     leak::{Holding, Leak},
 };
 
@@ -151,6 +152,12 @@ impl LeakDetector {
     /// ```
     pub fn witness(&self) -> Arc<dyn Witness> {
         self.0.0.clone()
+    }
+
+    /// A handle to be kept by each clone of a client that hides its guarded service behind other layers: what is told as
+    /// [`Leak::ClientDropped`] is told when the last clone of the handle goes, and no longer when that of a service does.
+    pub fn client(&self) -> ClientHandle {
+        ClientHandle::new(self.0.0.clone())
     }
 
     /// Fails a test in which a call is still open.

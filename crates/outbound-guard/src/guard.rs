@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -31,6 +31,8 @@ pub(crate) struct Guard {
     pub(crate) held: Duration,
     reclaim_after: Duration,
     clients: AtomicUsize,
+    /// Whether clients go with their handles, and not with the services.
+    has_handle: AtomicBool,
 }
 
 impl Guard {
@@ -45,6 +47,7 @@ impl Guard {
             held: held.min(FOR_EVER),
             reclaim_after: reclaim_after.unwrap_or(FOR_EVER).min(FOR_EVER),
             clients: AtomicUsize::new(0),
+            has_handle: AtomicBool::new(false),
         });
         PROCESS.tell(&guard, churn, spare_descriptors);
         guard
@@ -52,6 +55,10 @@ impl Guard {
 
     pub(crate) fn next_client(&self) -> usize {
         self.clients.fetch_add(1, Relaxed)
+    }
+
+    pub(crate) fn has_handle(&self) {
+        self.has_handle.store(true, Relaxed);
     }
 
     pub(crate) fn enter<B>(self: &Arc<Self>, client: usize, request: &Request<B>) -> Ticket {
@@ -103,9 +110,13 @@ impl Guard {
         self.holdings(|_| true)
     }
 
-    /// The last clone of a service has gone: its bodies should have gone before.
-    pub(crate) fn client_dropped(&self, client: usize) {
-        let holdings = self.holdings(|open| open.call.client == client && open.record.stage() == Stage::Body);
+    /// The last clone of a service has gone, or of a handle to all of them: its bodies should have gone before.
+    pub(crate) fn client_dropped(&self, client: Option<usize>) {
+        if client.is_some() && self.has_handle.load(Relaxed) {
+            return;
+        }
+        let is_its = |open: &Open| client.is_none_or(|client| open.call.client == client);
+        let holdings = self.holdings(|open| is_its(open) && open.record.stage() == Stage::Body);
         if !holdings.is_empty() {
             self.reporter.tell(&Leak::ClientDropped { holdings });
         }

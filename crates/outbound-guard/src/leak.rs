@@ -59,7 +59,8 @@ pub enum Leak {
         /// Within how long.
         within: Duration,
     },
-    /// The last clone of a service was dropped while response bodies of its calls were open.
+    /// The last clone of a service, or of its [`ClientHandle`](crate::ClientHandle), was dropped while response bodies of its calls were
+    /// open.
     #[non_exhaustive]
     ClientDropped {
         /// Those bodies, the oldest first.

@@ -102,7 +102,7 @@ pub use builder::{Backtraces, Builder};
 pub use descriptors::Descriptors;
 pub use detector::{LeakCheck, LeakDetector, Stats, Totals};
 pub use future::ResponseFuture;
-pub use layer::{LeakGuard, LeakGuardLayer};
+pub use layer::{ClientHandle, LeakGuard, LeakGuardLayer};
 pub use leak::{Holding, Leak};
 pub use reclaim::{Mode, Observe, Reclaimable, Reclaiming};
 pub use send::{SendExt, Sending};

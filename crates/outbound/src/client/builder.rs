@@ -304,7 +304,8 @@ impl ClientBuilder {
         };
         let timed = DeadlineLayer::new(settings.total_timeout).layer(redirected);
         let stack = WithDefaults::new(timed, self.defaults);
-        let about = About { description, total: settings.total_timeout, _watches: watches };
+        let about =
+            About { description, total: settings.total_timeout, _handle: leaks.client(), _watches: watches };
         // Now that there is a guard which hears it, if it is the only one.
         Construction::announce("client");
         Ok(Client { stack, pool, leaks, about: about.into() })
