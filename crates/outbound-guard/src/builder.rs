@@ -19,7 +19,7 @@ use crate::{
 /// | `held` | 10 s | longer than any pause that a reader takes on purpose; what HikariCP's users commonly set |
 /// | `churn` | 10 in 60 s | configuration is not reloaded that often |
 /// | `spare_descriptors` | a fifth of the soft limit | time enough to act |
-/// | `window` | 60 s | a line a minute, whatever happens |
+/// | `window` | 60 s | an event a minute of each kind and level from each line of code, whatever happens |
 /// | `backtraces` | off | they cost some microseconds each |
 /// | `reclaim_after` | never | it is the caller's body |
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ pub enum Backtraces {
     /// For none.
     #[default]
     Off,
-    /// For one call in so many, counted per thread. Netty's default is 128.
+    /// For one call in so many, counted per shard of threads. Netty's default is 128.
     OneIn(NonZeroU32),
     /// For all.
     All,
@@ -128,7 +128,8 @@ impl<M> Builder<M> {
         self
     }
 
-    /// For how long a line of code gets no second `tracing` event of the same kind. The next one tells how many were muted.
+    /// For how long a line of code gets no second `tracing` event of the same kind and level from this guard. The next one tells how many
+    /// were muted.
     pub fn window(mut self, window: Duration) -> Self {
         self.options.window = window;
         self

@@ -53,11 +53,11 @@ pub struct Totals {
     pub forgotten: u64,
     /// [`Leak::Reclaimed`].
     pub reclaimed: u64,
-    /// [`Leak::Churn`].
+    /// [`Leak::Churn`], as far as it was this guard's to tell.
     pub churn: u64,
     /// [`Leak::ClientDropped`].
     pub clients_dropped: u64,
-    /// [`Leak::Descriptors`].
+    /// [`Leak::Descriptors`], likewise.
     pub descriptors: u64,
 }
 
@@ -94,7 +94,7 @@ impl LeakDetector {
         }
     }
 
-    /// The file descriptors of this process; `None` where the platform does not tell. Looks through `/proc/self/fd`.
+    /// The file descriptors of this process, on Linux, where it looks through `/proc/self/fd`; `None` elsewhere.
     pub fn descriptors(&self) -> Option<Descriptors> {
         Descriptors::now()
     }

@@ -49,7 +49,8 @@ pub enum Leak {
         /// What was held.
         holding: Holding,
     },
-    /// One line of code builds pools or clients again and again.
+    /// One line of code builds pools or clients again and again: told by one guard of the process, whose
+    /// [`churn`](crate::Builder::churn) that is.
     #[non_exhaustive]
     Churn {
         /// What, and by which line.
@@ -66,7 +67,7 @@ pub enum Leak {
         /// Those bodies, the oldest first.
         holdings: Vec<Holding>,
     },
-    /// The process runs out of file descriptors.
+    /// The process runs out of file descriptors: told by one of its guards, on Linux.
     #[non_exhaustive]
     Descriptors {
         /// How many are open, and may be.

@@ -198,7 +198,8 @@ impl ClientBuilder {
         self
     }
 
-    /// What counts as a leak, and who is told.
+    /// What counts as a leak, and who is told. (`reclaim_after` is not for a client, whose bodies are not boxed: it is for a stack of one's
+    /// own.)
     pub fn leak_guard(mut self, guard: outbound_guard::Builder) -> Self {
         self.leak_guard = Some(guard);
         self
