@@ -2,6 +2,7 @@
 
 use std::{
     io::Read,
+    num::NonZeroU32,
     pin::Pin,
     sync::{
         Arc,
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use outbound::{
-    Body, BoxError, Client, ClientExt, Delivery, Elapsed, Failure, Kind, StatusError,
+    Body, BoxError, Client, ClientExt, Delivery, Elapsed, Failure, Kind, LeakGuardLayer, StatusError,
     blocking::{self, InsideRuntime},
     find,
     retry::{Backoff, Jitter},
@@ -132,6 +133,22 @@ impl Subscriber for Warnings {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
     fn enter(&self, _: &Id) {}
     fn exit(&self, _: &Id) {}
+}
+
+/// What is built, and what is called, is known by the user's own line.
+#[test]
+fn leaks_are_told_by_line() {
+    let upstream = serving(Answer::new(200, "hello"));
+    let (told, hears) = mpsc::channel();
+    let guard = LeakGuardLayer::builder().churn(NonZeroU32::MIN, Duration::MAX);
+    let guard = guard.callback(move |leak| told.send(leak.to_string()).unwrap());
+    let client = Client::builder().leak_guard(guard).build_blocking().unwrap();
+    let built = format!("1 client built within 0 s at tests/blocking.rs:{}:", line!() - 1);
+    assert!(hears.recv().unwrap().starts_with(&built));
+    let _held = client.get(upstream.uri("/")).send().unwrap();
+    let line = line!() - 1;
+    let holdings = client.as_async().leaks().snapshot();
+    assert_eq!(holdings[0].site.unwrap().location().line(), line);
 }
 
 #[test]

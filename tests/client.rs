@@ -30,6 +30,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::Instant,
 };
+use tower::ServiceExt;
 use tracing::{
     Event, Id, Level, Metadata, Subscriber,
     field::Field,
@@ -459,6 +460,73 @@ async fn leak_guard() {
         assert!(heard.iter().all(|leak| leak.contains("held") && leak.contains(&line)), "{name}: {heard:?}");
         drop(response);
     }
+}
+
+/// Story 2, whether its clients are dropped at once or kept, and however many others there are to hear of it.
+#[tokio::test(start_paused = true)]
+async fn a_line_that_builds_clients_again_and_again_is_told_once() {
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = told.clone();
+    let guard = LeakGuardLayer::builder().callback(move |leak| heard.lock().unwrap().push(leak.to_string()));
+    for (name, standing, keeps) in
+        [("dropped at once", 0, false), ("kept", 0, true), ("beside others that stand", 3, false)]
+    {
+        let standing: Vec<_> =
+            (0..standing).map(|_| builder().leak_guard(guard.clone()).build().unwrap()).collect();
+        let (mut kept, mut line) = (Vec::new(), 0);
+        for _ in 0..20 {
+            let client = builder().leak_guard(guard.clone()).build().unwrap();
+            line = line!() - 1;
+            if keeps {
+                kept.push(client);
+            }
+        }
+        drop((standing, kept));
+        let column = 62;
+        let said =
+            format!("10 clients built within 0 s at tests/client.rs:{line}:{column}: build one and share it");
+        assert_eq!(told.lock().unwrap().split_off(0), [said], "{name}");
+        // The same line is told again in another window.
+        tokio::time::sleep(61 * SECOND).await;
+    }
+}
+
+/// Its last clone may be used up by a call: while that goes on there is no body yet.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_before_its_bodies_is_told_and_one_that_makes_a_last_call_is_not() {
+    let upstream = upstream(Answer::new(200, "x".repeat(100_000)));
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = told.clone();
+    let guard = LeakGuardLayer::builder().callback(move |leak| heard.lock().unwrap().push(leak.to_string()));
+    let client = || builder().redirects(3).leak_guard(guard.clone()).build().unwrap();
+    let request = || http::Request::get(upstream.uri("/")).body(Body::empty()).unwrap();
+
+    let oneshot = client().oneshot(request()).await.unwrap();
+    let last = client();
+    let sent = {
+        let call = last.get(upstream.uri("/"));
+        drop(last);
+        call.send().await.unwrap()
+    };
+    for response in [oneshot, sent] {
+        assert_eq!(response.bytes().await.unwrap().len(), 100_000);
+    }
+    assert_eq!(*told.lock().unwrap(), [""; 0]);
+
+    let client = client();
+    let clone = client.clone();
+    let _kept = client.get(upstream.uri("/")).send().await.unwrap();
+    let line = line!() - 1;
+    drop(client);
+    assert_eq!(*told.lock().unwrap(), [""; 0], "a clone is left");
+    drop(clone);
+    let told = told.lock().unwrap().split_off(0);
+    let [told] = &told[..] else { panic!("{told:?}") };
+    assert!(
+        told.starts_with("client dropped with 1 response open, the oldest: ")
+            && told.contains(&format!("client.rs:{line}:")),
+        "{told}"
+    );
 }
 
 /// One span for each attempt, each of which the server sees. What is told in detail is the facade's own tests' affair.

@@ -15,7 +15,7 @@ use crate::{
     connection::{ConnectionInfo, Timings},
     context::{Attempt, CallSite, Carried, Message},
     origin::Origin,
-    sync::{AtomicBool, AtomicU64},
+    sync::{AtomicBool, AtomicU8, AtomicU64},
     words::{Delivery, Phase},
 };
 
@@ -53,6 +53,8 @@ struct Record {
     /// When the request last moved on, in nanoseconds since `begun`; [`STARVED`] while its body has nothing to give.
     moved: AtomicU64,
     refused: AtomicBool,
+    /// What has become of the connection: [`KEPT`], [`CLOSED`], or neither yet.
+    connection: AtomicU8,
     route: Mutex<Route>,
 }
 
@@ -191,6 +193,16 @@ impl Exchange {
         self.route().connection.clone()
     }
 
+    /// Whether its connection serves others after it (`true`), or was closed with it; `None` as long as that is undecided, and where
+    /// nobody tells.
+    pub fn is_kept(&self) -> Option<bool> {
+        match self.0.connection.load(Relaxed) {
+            KEPT => Some(true),
+            CLOSED => Some(false),
+            _ => None,
+        }
+    }
+
     /// The time spent in each phase so far, the present one included.
     pub fn timings(&self) -> Timings {
         let mut timings = Timings::default();
@@ -276,6 +288,11 @@ impl Exchange {
         self.0.refused.store(true, Relaxed);
     }
 
+    /// It is over, and its connection serves others, or is closed with it.
+    pub fn keeps(&self, connection: bool) {
+        self.0.connection.store(if connection { KEPT } else { CLOSED }, Relaxed);
+    }
+
     fn stay(&self) -> Stay {
         Stay::from_word(self.0.stay.load(Acquire))
     }
@@ -307,6 +324,7 @@ impl Record {
             bytes_in: AtomicU64::new(0),
             moved: AtomicU64::new(0),
             refused: AtomicBool::new(false),
+            connection: AtomicU8::new(0),
             route: Mutex::default(),
         }
     }
@@ -343,6 +361,8 @@ impl Stay {
 const PHASE: u64 = 7;
 const _: () = assert!(Phase::ALL.len() as u64 == PHASE + 1);
 const STARVED: u64 = u64::MAX;
+const KEPT: u8 = 1;
+const CLOSED: u8 = 2;
 
 #[cfg(all(test, outbound_loom))]
 mod model {

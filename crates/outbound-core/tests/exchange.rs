@@ -34,6 +34,17 @@ async fn phases() {
     }
 }
 
+#[test]
+fn a_connection_is_kept_or_closed_once_that_is_told() {
+    let exchange = Exchange::new();
+    assert_eq!(exchange.is_kept(), None);
+    for kept in [true, false] {
+        exchange.keeps(kept);
+        assert_eq!(exchange.clone().is_kept(), Some(kept));
+    }
+    assert_eq!(exchange.renewed(Instant::now()).is_kept(), None, "another exchange");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_sent_waits_for_the_head_unless_that_has_come() {
     for &phase in Phase::ALL {

@@ -246,7 +246,10 @@ impl<S: Service<Request<Body>, Error: Into<BoxError>>> RequestBuilder<S> {
             };
             let request = rewindable(Request::from_parts(head, body));
             poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
-            service.call(request).await.map_err(Into::into)
+            let called = service.call(request);
+            // It may be the last clone of a client, which is not to go after its response has come.
+            drop(service);
+            called.await.map_err(Into::into)
         }
     }
 }

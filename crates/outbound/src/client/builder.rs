@@ -7,7 +7,7 @@ use http::{
     HeaderName, HeaderValue, Uri,
     header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
 };
-use outbound_core::BoxError;
+use outbound_core::{BoxError, Construction};
 use outbound_guard::LeakGuardLayer;
 use outbound_pool::{
     InvalidConfig,
@@ -200,7 +200,8 @@ impl ClientBuilder {
         self
     }
 
-    /// What counts as a leak, and who is told.
+    /// What counts as a leak, and who is told. (`reclaim_after` is not for a client, whose bodies are not boxed: it is for a stack of one's
+    /// own.)
     pub fn leak_guard(mut self, guard: outbound_guard::Builder) -> Self {
         self.leak_guard = Some(guard);
         self
@@ -278,7 +279,7 @@ impl ClientBuilder {
         let through = Proxy::new(to_proxy, self.proxy.unwrap_or_else(Matcher::from_env));
         let connector = Tls::new(through, tls).protocols(settings.protocols);
         let connector = Connector(self.telling.of_connections(connector));
-        let pool = settings.pool().build(connector);
+        let pool = Construction::parts(|| settings.pool().build(connector));
         let pool = pool.map_err(|error| InvalidClient::new(about(&error), error))?;
         let (guard, leaks) = self.leak_guard.unwrap_or_else(LeakGuardLayer::builder).pair();
         let guarded = guard.layer(pool.clone());
@@ -307,7 +308,10 @@ impl ClientBuilder {
         };
         let timed = DeadlineLayer::new(settings.total_timeout).layer(redirected);
         let stack = WithDefaults::new(timed, self.defaults);
-        let about = About { description, total: settings.total_timeout, _watches: watches };
+        let about =
+            About { description, total: settings.total_timeout, _handle: leaks.client(), _watches: watches };
+        // Now that there is a guard which hears it, if it is the only one.
+        Construction::announce("client");
         Ok(Client { stack, pool, leaks, about: about.into() })
     }
 
