@@ -7,7 +7,7 @@ use http::{Method, header};
 use outbound::pool::connect::Tcp;
 use outbound_testkit::{Answer, Gate, Hostile, Script, TestBody};
 use outbound_tests::{
-    case::{Case, Row, cited, tell},
+    case::{Case, Row, Told, cited, tell},
     clock::in_steps,
     stack::Setup,
 };
@@ -318,7 +318,7 @@ fn uploads() -> Vec<Row> {
 // === how they are played ===
 
 /// One exchange that is well, and then one on the same connection that is ended.
-async fn reused(method: Method, end: fn(Script) -> Script) -> String {
+async fn reused(method: Method, end: fn(Script) -> Script) -> Told {
     let script = end(Script::new().exchange(Answer::new(200, "hello")).read_head().read_body());
     let upstream = Hostile::new(script).then(Script::hello()).start();
     let stack = Setup::default().over(Tcp::new());
@@ -328,7 +328,7 @@ async fn reused(method: Method, end: fn(Script) -> Script) -> String {
     tell(line, stack, upstream).await
 }
 
-async fn fin_while_idle() -> String {
+async fn fin_while_idle() -> Told {
     let goes = Gate::new("goes");
     let script = Script::new().exchange(Answer::new(200, "hello")).wait(&goes).close();
     let upstream = Hostile::new(script).then(Script::hello()).start();
@@ -341,7 +341,7 @@ async fn fin_while_idle() -> String {
 }
 
 /// The kernel may throw away what was sent right before a reset: it comes when that has been read.
-async fn rst_within_the_head(method: Method) -> String {
+async fn rst_within_the_head(method: Method) -> Told {
     let read = Gate::new("read");
     let script = raw("HTTP/1.1 200 O").wait(&read).reset();
     let upstream = Hostile::new(script).then(Script::hello()).start();
@@ -363,7 +363,7 @@ async fn rst_within_the_head(method: Method) -> String {
     tell(line, stack, upstream).await
 }
 
-async fn rst_within_the_body(answer: Answer) -> String {
+async fn rst_within_the_body(answer: Answer) -> Told {
     let read = Gate::new("read");
     let upstream = Hostile::new(self::read().respond(answer).wait(&read).reset()).start();
     let stack = Setup::default().over(Tcp::new());
@@ -384,7 +384,7 @@ fn drips() -> Script {
     read().dribble(ten(), 1, Duration::from_millis(900))
 }
 
-async fn silence(method: Method, script: Script) -> String {
+async fn silence(method: Method, script: Script) -> Told {
     let upstream = Hostile::new(script).then(Script::hello()).start();
     let stack = Setup::default().over(Tcp::new());
     let body = if method == Method::POST { TestBody::from("x") } else { TestBody::new() };
@@ -395,7 +395,7 @@ async fn silence(method: Method, script: Script) -> String {
 }
 
 /// The head at once, the body byte by byte.
-async fn dribbling(seconds: u64) -> String {
+async fn dribbling(seconds: u64) -> Told {
     let script = read().respond(Answer::new(200, "hello").cut_body(0)).dribble(
         "hello",
         1,
@@ -410,7 +410,7 @@ async fn dribbling(seconds: u64) -> String {
     tell(line, stack, upstream).await
 }
 
-async fn upload(body: TestBody, length: Option<&str>, script: Script) -> String {
+async fn upload(body: TestBody, length: Option<&str>, script: Script) -> Told {
     let upstream = Hostile::new(script).then(Script::hello()).start();
     let stack = Setup::default().over(Tcp::new());
     let mut request = stack.request(Method::PUT, upstream.uri("/"), body);
@@ -421,7 +421,7 @@ async fn upload(body: TestBody, length: Option<&str>, script: Script) -> String 
     tell(line, stack, upstream).await
 }
 
-async fn expect() -> String {
+async fn expect() -> Told {
     let script = Script::new().read_head().answer(417, "no");
     let upstream = Hostile::new(script).start();
     let stack = Setup::default().over(Tcp::new());

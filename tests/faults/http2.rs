@@ -7,7 +7,7 @@ use http::Method;
 use outbound::pool::connect::Tcp;
 use outbound_testkit::{Frame, FrameKind, Hostile, Script, TestBody, Upstream};
 use outbound_tests::{
-    case::{Case, Row, cited, tell},
+    case::{Case, Row, Told, cited, tell},
     clock::in_steps,
     frames::*,
     stack::Setup,
@@ -221,7 +221,7 @@ pub(crate) fn rows() -> Vec<Row> {
     ]
 }
 
-async fn reset_after_the_response() -> String {
+async fn reset_after_the_response() -> Told {
     let script = answered(asked(), 1).write(Frame::reset(1, NO_ERROR));
     let upstream = Hostile::new(script).then(hello()).start();
     let stack = Setup { http2: true, ..Setup::default() }.over(Tcp::new());
@@ -231,16 +231,16 @@ async fn reset_after_the_response() -> String {
 }
 
 /// With the time that the answer to a ping may take.
-async fn silent(script: Script, method: Method) -> String {
+async fn silent(script: Script, method: Method) -> Told {
     let upstream = Hostile::new(script).then(hello()).start();
     given_time(upstream, method).await
 }
 
-async fn slow_stream() -> String {
+async fn slow_stream() -> Told {
     given_time(Hostile::new(settled(&[])).start(), Method::POST).await
 }
 
-async fn given_time(upstream: Upstream, method: Method) -> String {
+async fn given_time(upstream: Upstream, method: Method) -> Told {
     let stack = Setup { http2: true, ..Setup::default() }.over(Tcp::new());
     let body = if method == Method::GET { TestBody::new() } else { TestBody::from("x") };
     let call = async {

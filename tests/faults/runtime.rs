@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use outbound::{Pool, TimeoutLayer, pool::connect::Tcp};
 use outbound_testkit::{Answer, Friendly, Hostile, Script, TestBody, handler};
 use outbound_tests::{
-    case::{Case, Row, cited, tell},
+    case::{Case, Row, Told, cited, tell},
     clock::in_steps,
     stack::{Setup, in_short},
 };
@@ -40,7 +40,7 @@ fn waiting() -> Vec<Row> {
         ),
         cited(
             "10,000 wait, and all or every other one goes",
-            "linear work, the rest keep their order",
+            "the rest keep their order; in the limit's line the work is counted, and linear",
             &[
                 "outbound-pool::slots::model::ten_thousand_waiters_go_in_any_order_and_the_rest_stay_in_order",
                 "outbound-limit::gate_work::leaving_is_linear_and_keeps_the_order_of_those_who_stay",
@@ -177,8 +177,13 @@ fn time() -> Vec<Row> {
         ),
         cited(
             "The wall clock jumps",
-            "it is read for dates in Retry-After alone",
-            &["outbound-retry::retry_after::values", "outbound-retry::retry_after::nothing_panics"],
+            "it is read for dates in Retry-After, clamped; and for how long a connection was idle while the machine slept: forward a new \
+             connection, back nothing",
+            &[
+                "outbound-retry::retry_after::values",
+                "outbound-retry::retry_after::nothing_panics",
+                "outbound-pool::slots::model::what_was_idle_for_too_long_by_the_wall_clock_is_not_used_again",
+            ],
         ),
         Case::new("no_limits", "Every limit at the most that a duration can be")
             .play("", no_limits, "200; 1 seen; kept")
@@ -269,7 +274,7 @@ fn retrying() -> Vec<Row> {
 }
 
 /// One permit, and who has it does not read: the next one waits as long as the deadline lets it.
-async fn held() -> String {
+async fn held() -> Told {
     let upstream = Friendly::new(handler::hello).start();
     let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let heard = told.clone();
@@ -287,11 +292,12 @@ async fn held() -> String {
         in_short(&error)
     })
     .await;
-    stack.leaves_nothing(vec![upstream]).await;
-    format!("{line}; told: {}", told.lock().expect("nobody panics with it").join(", "))
+    let nothing = stack.leaves_nothing(vec![upstream]).await;
+    Told::after(line, nothing)
+        .and(format_args!("told: {}", told.lock().expect("nobody panics with it").join(", ")))
 }
 
-async fn no_limits() -> String {
+async fn no_limits() -> Told {
     let (most, upstream) = (Duration::MAX, Hostile::new(Script::hello()).start());
     let pool = Pool::builder()
         .acquire_timeout(most)
@@ -307,7 +313,7 @@ async fn no_limits() -> String {
     tell(line, stack, upstream).await
 }
 
-async fn asked_to_wait(script: Script, deadline: u64) -> String {
+async fn asked_to_wait(script: Script, deadline: u64) -> Told {
     let upstream = Hostile::new(script).start();
     let deadline = Duration::from_secs(deadline);
     let stack = Setup { deadline, ..Setup::default() }.over(Tcp::new());
@@ -319,10 +325,10 @@ async fn asked_to_wait(script: Script, deadline: u64) -> String {
     let (line, took) = line.await;
     // What takes a step takes at most two for its sockets.
     let took = took.as_secs() / 5 * 5;
-    format!("{}; {took} s", tell(line, stack, upstream).await)
+    tell(line, stack, upstream).await.and(format_args!("{took} s"))
 }
 
-async fn early_503() -> String {
+async fn early_503() -> Told {
     let script = Script::new().read_head().answer(503, "busy");
     let ok = Script::new().forever(Script::new().exchange(Answer::new(200, "ok")));
     let upstream = Hostile::new(script).then(ok).start();
@@ -332,12 +338,11 @@ async fn early_503() -> String {
         .fold(TestBody::new(), |body, chunk| body.data(chunk).delay(Duration::from_millis(2)));
     let line = stack.call(stack.request(Method::PUT, upstream.uri("/"), body)).await;
     let whole = upstream.requests(1).await.into_iter().any(|request| request.body == b"first second third");
-    let line = tell(line, stack, upstream).await;
-    format!("{line}; {}", if whole { "whole the second time" } else { "not whole" })
+    tell(line, stack, upstream).await.and(if whole { "whole the second time" } else { "not whole" })
 }
 
 /// Retries ≤ calls × 20 % + 10/s × (time + window of 10 s).
-async fn storm() -> String {
+async fn storm() -> Told {
     const CALLS: usize = 1_000;
     let busy = Script::new().forever(Script::new().exchange(Answer::new(503, Bytes::new())));
     let upstream = Hostile::new(busy).start();
@@ -348,13 +353,14 @@ async fn storm() -> String {
     assert_eq!(answers, CALLS);
     let retries = upstream.sightings().requests.len() - CALLS;
     let most = CALLS / 5 + (10.0 * (took.as_secs_f64() + 10.0)) as usize;
-    stack.leaves_nothing(vec![upstream]).await;
-    match retries {
+    let nothing = stack.leaves_nothing(vec![upstream]).await;
+    let line = match retries {
         0 => "no retry".to_owned(),
         n if n > most => format!("{n} retries, of {most} at most"),
         _ => "every call answered; retries: 20 % of the calls and 10 a second, with 10 seconds in stock"
             .to_owned(),
-    }
+    };
+    Told::after(line, nothing)
 }
 
 /// In eight lines at once, within a second of the clock; how many were answered.
