@@ -88,7 +88,7 @@ fn before_the_head() -> Vec<Row> {
 fn heads() -> Vec<Row> {
     let interim = "HTTP/1.1 102 Processing\r\n\r\n".repeat(1_000);
     let flood = format!("{interim}HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello");
-    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(101));
+    let fields = |count| format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(count));
     let long = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(500_000));
     let head = |fields: &str| raw(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nhello"));
     let alike =
@@ -104,10 +104,14 @@ fn heads() -> Vec<Row> {
         alike(
             "switching",
             "101 that nobody asked for",
-            raw("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n").close(),
+            raw("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"),
             "101; 1 seen; closed",
         ),
-        alike("many_fields", "More than 100 fields", raw(many), TOO_LARGE),
+        Case::new("many_fields", "101 fields; 100,000 of them")
+            .served(raw(fields(101)), TOO_LARGE, TOO_LARGE)
+            .served(raw(fields(100_000)), TOO_LARGE, TOO_LARGE)
+            .into(),
+        alike("most_fields", "100 fields", raw(fields(100)).close(), "200; 1 seen; closed"),
         alike("long_field", "A field of 500 kB", raw(long), TOO_LARGE),
         alike("space_before_colon", "A space before a colon", head("x : y"), PROTOCOL),
         alike("folded", "A folded line", head("x: y\r\n z"), PROTOCOL),
@@ -263,7 +267,17 @@ fn uploads() -> Vec<Row> {
             .into(),
         Case::new("upload_reset", "The server resets in the middle of an upload")
             .play(
-                "PUT",
+                "PUT that can be sent again",
+                || upload_reset(Method::PUT),
+                "reset/send/maybe → 200; 2 seen; closed",
+            )
+            .play(
+                "POST that can be sent again",
+                || upload_reset(Method::POST),
+                "reset/send/maybe; 1 seen; closed",
+            )
+            .play(
+                "PUT without end",
                 move || upload(endless(), None, Script::new().read_head().read_exactly(100_000).reset()),
                 "reset/send/maybe; 1 seen; closed",
             )
@@ -418,6 +432,22 @@ async fn upload(body: TestBody, length: Option<&str>, script: Script) -> Told {
         request.headers_mut().insert(header::CONTENT_LENGTH, length.parse().expect("a number"));
     }
     let line = stack.call(request).await;
+    tell(line, stack, upstream).await
+}
+
+/// Half of a body has been sent, and the other half is there when the server has reset the connection.
+async fn upload_reset(method: Method) -> Told {
+    let rest = Gate::new("rest");
+    let script = Script::new().read_head().read_exactly(4).reset();
+    let upstream = Hostile::new(script).then(Script::hello()).start();
+    let stack = Setup::default().over(Tcp::new());
+    let body = TestBody::new().data("half").wait(&rest).data("rest");
+    let call = stack.call(stack.request(method, upstream.uri("/"), body));
+    let open = async {
+        upstream.ended(0).await;
+        rest.open();
+    };
+    let (line, ()) = tokio::join!(call, open);
     tell(line, stack, upstream).await
 }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use http_body_util::BodyExt;
-use outbound::{Pool, TimeoutLayer, pool::connect::Tcp};
+use outbound::{Pool, TimeoutLayer, pool::connect::Tcp, timeout::Throughput};
 use outbound_testkit::{Answer, Friendly, Hostile, Script, TestBody, handler};
 use outbound_tests::{
     case::{Case, Row, Told, cited, tell},
     clock::in_steps,
+    frames,
     stack::{Setup, in_short},
 };
 use tokio::time::Instant;
@@ -186,7 +187,8 @@ fn time() -> Vec<Row> {
             ],
         ),
         Case::new("no_limits", "Every limit at the most that a duration can be")
-            .play("", no_limits, "200; 1 seen; kept")
+            .play("HTTP/1.1", || no_limits(false), "503 → 200; 2 seen; kept")
+            .play("HTTP/2", || no_limits(true), "200; 1 seen; kept")
             .into(),
     ]
 }
@@ -297,18 +299,27 @@ async fn held() -> Told {
         .and(format_args!("told: {}", told.lock().expect("nobody panics with it").join(", ")))
 }
 
-async fn no_limits() -> Told {
-    let (most, upstream) = (Duration::MAX, Hostile::new(Script::hello()).start());
+/// Over HTTP/1.1 with a response that is drained and a wait; HTTP/2 has limits of its own.
+async fn no_limits(http2: bool) -> Told {
+    let most = Duration::MAX;
+    let busy = Script::new().exchange(Answer::new(503, "busy")).exchange(Answer::new(200, "hello"));
+    let upstream = Hostile::new(if http2 { frames::hello() } else { busy }).start();
     let pool = Pool::builder()
         .acquire_timeout(most)
         .resolve_timeout(most)
         .connect_timeout(most)
         .tls_timeout(most)
         .idle_timeout(most)
+        .park_after(most)
         .max_lifetime(most)
-        .drain(u64::MAX, most);
-    let timeout = TimeoutLayer::new(most).read_idle(most).write_idle(most);
-    let stack = Setup { deadline: most, timeout, pool, ..Setup::default() }.over(Tcp::new());
+        .drain(u64::MAX, most)
+        .http2_handshake_timeout(most)
+        .http2_keep_alive(most)
+        .http2_ping_timeout(most);
+    let throughput = Throughput::new(1, most).expect("a window").grace(most);
+    let timeout = TimeoutLayer::new(most).read_idle(most).write_idle(most).throughput(throughput);
+    let stack =
+        Setup { deadline: most, timeout, pool, http2, at_most: true, ..Setup::default() }.over(Tcp::new());
     let line = stack.call(stack.request(Method::GET, upstream.uri("/"), TestBody::new())).await;
     tell(line, stack, upstream).await
 }

@@ -49,6 +49,8 @@ pub struct Setup {
     pub pool: Builder,
     /// HTTP/2 without asking.
     pub http2: bool,
+    /// What has no setting here is at the most that it can be.
+    pub at_most: bool,
     /// Kinds of leaks that the test makes on purpose.
     pub leaks: &'static [&'static str],
 }
@@ -90,6 +92,7 @@ impl Default for Setup {
             policy: Standard::default().backoff(backoff.jitter(Jitter::None)),
             pool: Pool::builder(),
             http2: false,
+            at_most: false,
             leaks: &[],
         }
     }
@@ -141,8 +144,15 @@ impl Setup {
         let pool =
             self.pool.http2_prior_knowledge(self.http2).build(connector).expect("limits that make sense");
         let (told, attempts) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+        let limiter = Limiter::new(self.permits);
         let (expected, heard) = (self.leaks, told.clone());
-        let (guard_layer, guard) = LeakGuardLayer::builder()
+        let mut limit = ConcurrencyLimitLayer::new(limiter.clone());
+        let mut guard = LeakGuardLayer::builder();
+        if self.at_most {
+            limit = limit.max_wait(Duration::MAX);
+            guard = guard.held(Duration::MAX).window(Duration::MAX);
+        }
+        let (guard_layer, guard) = guard
             // All tests build their pools in one line.
             .churn(NonZeroU32::MAX, Duration::from_secs(1))
             .spare_descriptors(0)
@@ -153,14 +163,13 @@ impl Setup {
                 }
             })
             .pair();
-        let limiter = Limiter::new(self.permits);
         let noted = attempts.clone();
         let client = ServiceBuilder::new()
             .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
             .deadline(self.deadline)
             .layer(RetryLayer::new(policy))
             .map_result(move |result| note(&noted, result))
-            .layer(ConcurrencyLimitLayer::new(limiter.clone()))
+            .layer(limit)
             .layer(self.timeout)
             .layer(guard_layer)
             .service(pool.clone());
