@@ -21,8 +21,8 @@ use outbound::{
     retry::{BodyFactory, Decision, Outcome},
 };
 use outbound_testkit::{
-    Answer, BlackHole, Certificate, Frame, Friendly, Gate, Hostile, Script, TestBody, Upstream,
-    cancel_at_each_poll, handler,
+    Answer, BlackHole, Certificate, Frame, FrameKind, Friendly, Gate, Hostile, Script, Sightings, TestBody,
+    Upstream, cancel_at_each_poll, handler,
 };
 use outbound_tests::{
     case::uri,
@@ -241,6 +241,31 @@ async fn after_any_number_of_frames() {
         }
         drop(body);
         assert_eq!(stack.limiter.stats().in_use, 0, "the permit goes with the body, after {frames} frames");
+        stack.leaves_nothing(vec![upstream]).await;
+    }
+}
+
+#[tokio::test]
+async fn after_any_number_of_frames_of_a_stream() {
+    for frames in 0..=6 {
+        let head = frames::asked().write(Frame::response(1, 200, &[]));
+        let script = (0..6).fold(head, |script, _| script.write(Frame::data(1, "he")));
+        let upstream = Hostile::new(script).start();
+        let stack = http2();
+        let request = stack.request(Method::GET, upstream.uri("/"), TestBody::new());
+        let mut body = stack.client.clone().oneshot(request).await.unwrap().into_body();
+        for _ in 0..frames {
+            http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
+        }
+        drop(body);
+        assert_eq!(stack.limiter.stats().in_use, 0, "the permit goes with the body, after {frames} frames");
+        let resets = |seen: &Sightings| {
+            let frames = seen.connections.iter().flat_map(|connection| &connection.frames);
+            frames.filter(|frame| frame.kind == FrameKind::RST_STREAM).map(Frame::code).collect::<Vec<_>>()
+        };
+        upstream.until("the reset", |seen| !resets(seen).is_empty()).await;
+        assert_eq!(resets(&upstream.sightings()), [Some(frames::CANCEL)], "after {frames} frames");
+        assert_eq!(upstream.open(), 1, "the connection goes on, after {frames} frames");
         stack.leaves_nothing(vec![upstream]).await;
     }
 }

@@ -86,10 +86,10 @@ pub(crate) fn rows() -> Vec<Row> {
             .paused()
             .play("POST", no_settings, "timeout/connect/not_sent → 200; 1 seen; closed")
             .into(),
-        Case::new("no_descriptors", "No descriptors left (EMFILE)")
+        Case::new("no_descriptors", "No descriptors left (EMFILE, as the connector would tell it)")
             .play("POST", || fails_once(io::Error::from_raw_os_error(24)), EXHAUSTED)
             .into(),
-        Case::new("no_ports", "No ports left (EADDRNOTAVAIL)")
+        Case::new("no_ports", "No ports left (EADDRNOTAVAIL, likewise)")
             .play("POST", || fails_once(io::ErrorKind::AddrNotAvailable.into()), EXHAUSTED)
             .into(),
         cited(

@@ -262,6 +262,11 @@ fn uploads() -> Vec<Row> {
                 "413; 1 seen; closed",
             )
             .into(),
+        cited(
+            "413 before the end of the upload, which then ends",
+            "its connection is not used again either",
+            &["outbound-pool::exchange::a_response_before_the_end_of_the_upload_ends_its_connection"],
+        ),
         Case::new("early_413_closed", "413 before the end of the upload, the server closes")
             .play("", move || upload(endless(), None, early(413).close()), "413; 1 seen; closed")
             .into(),

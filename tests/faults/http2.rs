@@ -201,6 +201,19 @@ pub(crate) fn rows() -> Vec<Row> {
             "it stops no other stream",
             &["outbound-pool::http2_faults::a_body_that_nobody_reads_stops_no_other"],
         ),
+        cited(
+            "The peer takes nothing of an upload, but answers a ping",
+            "the stream is reset, the connection used again",
+            &["outbound-pool::http2_faults::an_upload_that_the_peer_has_no_room_for_is_given_up"],
+        ),
+        cited(
+            "One call given up, and the peer is there; and it is not",
+            "nobody else is sent that way before it has answered a ping; then it is used again, or left",
+            &[
+                "outbound-pool::http2_faults::after_a_stream_was_given_up_the_peer_is_used_again_once_it_has_answered",
+                "outbound-pool::http2_faults::after_a_stream_was_given_up_a_peer_that_does_not_answer_is_left",
+            ],
+        ),
         Case::new("slow_stream", "No answer on a stream, but to a ping")
             .paused()
             .play("POST", slow_stream, "timeout/head/maybe; 1 seen; kept")

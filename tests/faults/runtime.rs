@@ -112,12 +112,17 @@ fn going_away() -> Vec<Row> {
                 "outbound-limit::concurrency::the_service_made_ready_is_the_one_called",
                 "outbound-guard::contract::the_readied_service_is_the_one_called",
                 "outbound-telemetry::contract::the_readied_service_is_the_one_called",
+                "outbound-limit::rate::clones_share_and_the_readied_service_is_called",
+                "outbound-limit::adaptive::the_readied_service_is_called_and_the_error_names_the_limit",
+                "outbound-retry::retry::every_outcome_has_its_number_of_sightings",
+                "outbound::calls::the_readied_service_is_called_and_none_before_it_is_polled",
             ],
         ),
         cited(
             "User code panics: connector, resolver, admission, policy, body, factory, callback, service",
             "it unwinds to its caller (over HTTP/1.1 a body's panic fails the request); all is given back",
             &[
+                "outbound-pool::cancel::a_connector_that_panics_takes_only_its_caller_with_it",
                 "tests::cancel::user_code_that_panics",
                 "tests::cancel::a_policy_that_panics",
                 "tests::cancel::a_factory_or_an_admission_that_panics",
@@ -142,9 +147,10 @@ fn going_away() -> Vec<Row> {
         ),
         cited(
             "The caller drops the body after any number of frames",
-            "the permit is back at once, the connection is closed or drained",
+            "the permit is back at once, the connection is closed or drained, the stream reset",
             &[
                 "tests::cancel::after_any_number_of_frames",
+                "tests::cancel::after_any_number_of_frames_of_a_stream",
                 "outbound-pool::lifetime::what_is_left_of_a_dropped_body_is_read_within_bounds",
             ],
         ),
