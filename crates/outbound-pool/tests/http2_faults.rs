@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{Method, Request, header};
 use http_body_util::BodyExt;
 use outbound_core::{Delivery, Elapsed, Exchange, Failure, Kind, Phase, find};
 use outbound_pool::{Builder, HeadTooLarge, Pool, connect::Tcp};
@@ -315,6 +315,30 @@ async fn a_body_that_contradicts_its_content_length() {
         let fields = [("content-length", length)];
         let script = greeted().write(Frame::response(1, 200, &fields)).write(Frame::data(1, "hello").end());
         told_of(name, script, Kind::Protocol, Phase::Body, Delivery::Answered, true).await;
+    }
+}
+
+/// A server may take what has arrived for all there is: it must not look like that.
+#[tokio::test]
+async fn a_request_body_that_contradicts_its_content_length() {
+    for (name, length, body) in [
+        ("shorter", "9", TestBody::new().data("half")),
+        ("shorter, its end unannounced", "9", TestBody::new().data("half").unannounced_end()),
+        ("shorter, with trailers", "9", TestBody::new().data("half").trailer("x-sum", "4").unsized_hint()),
+        ("nothing", "9", TestBody::new()),
+        ("an empty frame", "9", TestBody::new().data("")),
+        ("longer", "3", TestBody::new().data("half")),
+        ("longer by a frame", "4", TestBody::new().data("half").data("more")),
+    ] {
+        let upstream = Hostile::new(serves(greeted(), 3)).start();
+        let mut request = secretive(Method::POST, &upstream.uri("/"), body);
+        request.headers_mut().insert(header::CONTENT_LENGTH, length.parse().unwrap());
+        let expected = of(Kind::RequestBody, Phase::Send, Delivery::Maybe).survives(true);
+        fails(name, pool(), &[&upstream], request, expected).await;
+        assert_eq!(resets(&upstream, 0), [(1, Some(CANCEL))], "{name}");
+        let sent = [FrameKind::HEADERS, FrameKind::DATA].map(|kind| frames(&upstream, 0, kind)).concat();
+        let ended: Vec<_> = sent.iter().filter(|frame| frame.is_end()).map(|frame| frame.stream).collect();
+        assert_eq!(ended, [3], "{name}");
     }
 }
 

@@ -148,6 +148,9 @@ impl Streaming {
                 TransportError::new(Kind::Invalid, &self.exchange).because(error).into(),
             ));
         }
+        // Without a body, but with a length, it has one that is too short.
+        let length = content_length(call.request.headers());
+        call.request.body_mut().announce(Keep::Small, length);
         let has_body = call.request.body().has_body();
         let mut head = Request::new(());
         *head.method_mut() = call.request.method().clone();
@@ -161,12 +164,8 @@ impl Streaming {
             Err(error) => return Err(self.failed(error, None, true)),
         };
         self.exchange.wrote(size);
-        let pump = has_body.then(|| {
-            let length = content_length(call.request.headers());
-            let mut upload = std::mem::take(call.request.body_mut());
-            upload.announce(Keep::Small, length);
-            Pump::new(sending, upload, self.exchange.clone())
-        });
+        let pump = has_body
+            .then(|| Pump::new(sending, std::mem::take(call.request.body_mut()), self.exchange.clone()));
         if pump.is_none() {
             self.exchange.enter(Phase::Head);
         }
