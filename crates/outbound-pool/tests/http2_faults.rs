@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::BodyExt;
-use outbound_core::{Delivery, Elapsed, Exchange, Failure, Kind, Phase, find};
+use outbound_core::{Deadline, Delivery, Elapsed, Exchange, Failure, Kind, Phase, find};
 use outbound_pool::{Builder, HeadTooLarge, Pool, connect::Tcp};
 use outbound_testkit::{
     Frame, FrameKind, Friendly, Gate, Hostile, Lives, Script, TestBody, Upstream, handler,
@@ -153,6 +153,118 @@ async fn goaway_below_the_stream_without_end_is_the_callers_to_know() {
 async fn goaway_with_an_error_may_be_about_the_request() {
     let script = greeted().write(Frame::go_away(0, INTERNAL_ERROR));
     told_of("INTERNAL_ERROR", script, Kind::Closed, Phase::Head, Delivery::Maybe, false).await;
+}
+
+/// Of any other the peer says that it has not processed it, whatever made it say GOAWAY (RFC 9113, 6.8). Go does likewise.
+#[tokio::test]
+async fn goaway_with_an_error_is_not_about_a_later_request_above_its_last_stream() {
+    for (name, code) in [("INTERNAL_ERROR", INTERNAL_ERROR), ("ENHANCE_YOUR_CALM", ENHANCE_YOUR_CALM)] {
+        let gone = || answers(greeted(), 1).until_frame(FrameKind::HEADERS).write(Frame::go_away(1, code));
+        let upstream = Hostile::new(gone()).then(gone()).then(healthy()).start();
+        let pool = pool();
+        for connections in [1, 2] {
+            assert_eq!(fetch(&pool, with(Method::POST, &upstream)).await.expect(name).body(), "hello");
+            assert_eq!(upstream.sightings().connections.len(), connections, "{name}");
+        }
+        // More of its body has gone out than is kept.
+        let large = request(Method::POST, upstream.uri("/"), TestBody::new().data(vec![b'x'; 100_000]));
+        let error = fetch(&pool, large).await.unwrap_err();
+        assert_eq!(Failure::of(&*error).delivery(), Delivery::Refused, "{name}: {error}");
+        assert_eq!(upstream.sightings().connections.len(), 2, "{name}");
+        leaves_nothing(name, pool, &[&upstream]).await;
+    }
+}
+
+/// However it is turned away, a request goes out four times at most, and after it was refused only once more.
+#[tokio::test]
+async fn what_is_refused_and_turned_away_by_turns() {
+    let refused = || greeted().write(Frame::reset(1, REFUSED_STREAM));
+    let gone = || greeted().write(Frame::go_away(0, NO_ERROR));
+    let refused_then_gone = refused().until_frame(FrameKind::HEADERS).write(Frame::go_away(1, NO_ERROR));
+    for (name, first, others, sent) in [
+        ("refused, then GOAWAY", refused_then_gone, gone(), [2, 1, 1].as_slice()),
+        ("GOAWAY, then refused", gone(), refused(), &[1, 1]),
+    ] {
+        let upstream = Hostile::new(first).then(others).start();
+        let pool = pool();
+        let error = fetch(&pool, with(Method::POST, &upstream)).await.unwrap_err();
+        assert_eq!(Failure::of(&*error).delivery(), Delivery::Refused, "{name}: {error}");
+        let connections = 0..upstream.sightings().connections.len();
+        let heads: Vec<_> = connections.map(|nth| count(&upstream, nth, FrameKind::HEADERS)).collect();
+        assert_eq!(heads, sent, "{name}: on each connection");
+        leaves_nothing(name, pool, &[&upstream]).await;
+    }
+}
+
+/// As who comes back from a dead connection over HTTP/1.1.
+#[tokio::test]
+async fn who_is_turned_away_needs_no_room_in_the_queue() {
+    let (goes, ends) = (Gate::new("goes"), Gate::new("ends"));
+    let script = greeted().until_frame(FrameKind::HEADERS).wait(&goes).write(Frame::go_away(1, NO_ERROR));
+    let upstream = Hostile::new(answers(script.wait(&ends), 1)).then(healthy()).start();
+    let pool = build(builder().max_connections(1).max_waiting(0));
+    let mut calls = Vec::new();
+    for heads in 1..=2 {
+        calls.push(start_with(&pool, with(Method::POST, &upstream)));
+        upstream.accepted(1).await;
+        until_frames(&upstream, "its head", 0, FrameKind::HEADERS, heads).await;
+    }
+    goes.open();
+    until(&pool, "the second to wait for the end of the first", |stats| stats.waiting == 1).await;
+    ends.open();
+    for call in calls {
+        assert_eq!(answered(&pool, call).await.body(), "hello");
+    }
+    leaves_nothing("no room", pool, &[&upstream]).await;
+}
+
+/// It goes before all who came after it and have not been given leave to dial meanwhile.
+#[tokio::test]
+async fn who_is_turned_away_has_its_place_in_the_queue() {
+    let goes = Gate::new("goes");
+    let one = || Script::new().http2().write(Frame::settings(&[(MAX_CONCURRENT_STREAMS, 1)]));
+    let gone = one().until_frame(FrameKind::HEADERS).wait(&goes).write(Frame::go_away(0, NO_ERROR));
+    let next = [(1, "first"), (3, "second"), (5, "last")].into_iter();
+    let next = next.fold(one(), |script, (stream, body)| {
+        let head = Frame::response(stream, 200, &[]);
+        script.until_frame(FrameKind::HEADERS).write(head).write(Frame::data(stream, body).end())
+    });
+    let upstream = Hostile::new(gone).then(next).start();
+    let pool = build(builder().max_connections(1));
+    let first = start_with(&pool, with(Method::POST, &upstream));
+    upstream.accepted(1).await;
+    until_frames(&upstream, "the first", 0, FrameKind::HEADERS, 1).await;
+    let others = [(); 2].map(|()| start(&pool, &upstream));
+    until(&pool, "the others to wait", |stats| stats.waiting == 2).await;
+    goes.open();
+    assert_ne!(answered(&pool, first).await.body(), "last");
+    for other in others {
+        answered(&pool, other).await;
+    }
+    leaves_nothing("its place", pool, &[&upstream]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_again_once_the_deadline_has_passed() {
+    let _frozen = Frozen::new();
+    let refuses = Gate::new("refuses");
+    let script = greeted().wait(&refuses).write(Frame::reset(1, REFUSED_STREAM));
+    let upstream = Hostile::new(serves(script, 3)).start();
+    let pool = pool();
+    let mut request = with(Method::POST, &upstream);
+    Deadline::after(Duration::from_secs(1)).tighten(&mut request);
+    let call = start_with(&pool, request);
+    upstream.accepted(1).await;
+    until_frames(&upstream, "the head", 0, FrameKind::HEADERS, 1).await;
+    tokio::time::advance(Duration::from_secs(1)).await;
+    refuses.open();
+    until(&pool, "the end", |_| call.is_finished()).await;
+    let error = call.await.unwrap().unwrap_err();
+    let failure = Failure::of(&*error);
+    assert_eq!((failure.kind(), failure.delivery()), (Kind::Timeout, Delivery::Maybe), "{error}");
+    assert_eq!(count(&upstream, 0, FrameKind::HEADERS), 1);
+    tokio::time::resume();
+    leaves_nothing("too late", pool, &[&upstream]).await;
 }
 
 #[tokio::test]
