@@ -374,7 +374,7 @@ fn prepare(request: &mut Request<Upload>) -> Result<(), InvalidRequest> {
     for name in ["keep-alive", "proxy-connection"] {
         headers.remove(name);
     }
-    if headers.get(TE).is_some_and(|te| te != "trailers") {
+    if headers.get_all(TE).iter().any(|te| te != "trailers") {
         headers.remove(TE);
     }
     if let Some(length) = length.filter(|&length| length > 0 || expects_content) {
