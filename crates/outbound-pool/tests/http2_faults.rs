@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::BodyExt;
 use outbound_core::{Deadline, Delivery, Elapsed, Exchange, Failure, Kind, Phase, find};
-use outbound_pool::{Builder, HeadTooLarge, Pool, connect::Tcp};
+use outbound_pool::{Builder, Events, HeadTooLarge, Pool, What, Why, connect::Tcp};
 use outbound_testkit::{
     Frame, FrameKind, Friendly, Gate, Hostile, Lives, Script, TestBody, Upstream, handler,
 };
@@ -875,6 +875,7 @@ async fn after_a_stream_was_given_up_a_peer_that_does_not_answer_is_left() {
     let _frozen = Frozen::new();
     let upstream = Hostile::new(greeted().mute()).start();
     let pool = build(builder().http2_ping_timeout(PING));
+    let mut events = pool.events();
     let calls: Vec<_> = (0..2).map(|_| start(&pool, &upstream)).collect();
     upstream.accepted(1).await;
     until_frames(&upstream, "both heads", 0, FrameKind::HEADERS, 2).await;
@@ -890,6 +891,7 @@ async fn after_a_stream_was_given_up_a_peer_that_does_not_answer_is_left() {
     tokio::time::advance(Duration::from_millis(1)).await;
     upstream.all_closed().await;
     assert_eq!(count(&upstream, 0, FrameKind::PING), 1, "one doubt at a time");
+    assert_eq!(closed_because(&mut events).await, Why::Drained);
     tokio::time::resume();
     leaves_nothing("dead", pool, &[&upstream]).await;
 }
@@ -941,6 +943,37 @@ async fn a_peer_that_has_had_enough_of_them() {
     }
     assert_eq!((quiet(&pool).await.connections.open(), upstream.sightings().connections.len()), (0, 1));
     leaves_nothing("calm", pool, &[&upstream]).await;
+}
+
+/// Why the next connection was closed.
+async fn closed_because(events: &mut Events) -> Why {
+    loop {
+        if let What::Closed(why) = events.next().await.unwrap().unwrap().what {
+            return why;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_reason_for_which_a_connection_was_closed_is_told() {
+    let goes = Gate::new("goes");
+    for (name, script, answered, why) in [
+        ("FIN while idle", answers(greeted(), 1).wait(&goes).close(), true, Why::Lost),
+        ("GOAWAY", answers(greeted(), 1).wait(&goes).write(Frame::go_away(1, NO_ERROR)), true, Why::Drained),
+        ("FIN before the head", greeted().close(), false, Why::Spent),
+        ("FIN within the body", half(&[]).close(), false, Why::Spent),
+    ] {
+        let upstream = Hostile::new(script).start();
+        let pool = pool();
+        let mut events = pool.events();
+        assert_eq!(fetch(&pool, with(Method::POST, &upstream)).await.is_ok(), answered, "{name}");
+        quiet(&pool).await;
+        goes.open();
+        assert_eq!(closed_because(&mut events).await, why, "{name}");
+        assert_eq!(pool.stats().totals.lost, u64::from(why == Why::Lost), "{name}");
+        leaves_nothing(name, pool, &[&upstream]).await;
+        goes.close();
+    }
 }
 
 // === connections closed while idle ===

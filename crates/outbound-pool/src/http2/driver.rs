@@ -99,6 +99,13 @@ where
         self.keep_alive(cx);
         self.reset(cx);
         if let Poll::Ready(ended) = Pin::new(&mut self.connection).poll(cx) {
+            // A GOAWAY that finds nothing under way ends it at once.
+            if let Some(Poll::Ready(Err(last))) = self.sender.as_mut().map(|sender| sender.poll_ready(cx))
+                && last.is_go_away()
+                && last.is_remote()
+            {
+                self.slot.condemn(Why::Drained);
+            }
             if let Err(error) = ended {
                 tracing::debug!(error = &error as &dyn Error, "connection ended");
             }
@@ -106,6 +113,7 @@ where
         }
         self.look(cx);
         if self.poll_doubt(cx).is_ready() {
+            self.slot.condemn(Why::Drained);
             tracing::debug!("closed a connection that did not answer a ping");
             return Poll::Ready(());
         }
