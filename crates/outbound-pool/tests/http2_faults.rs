@@ -3,10 +3,11 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{pin::Pin, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, header};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use outbound_core::{Deadline, Delivery, Elapsed, Exchange, Failure, Kind, Phase, find};
 use outbound_pool::{Builder, Events, HeadTooLarge, Pool, What, Why, connect::Tcp};
@@ -789,11 +790,11 @@ async fn a_silent_peer_that_answers_its_pings_is_waited_for() {
     leaves_nothing("patience", pool, &[&upstream]).await;
 }
 
-/// A call is given up, the head of which the peer has seen.
-async fn give_up(upstream: &Upstream, pool: &Pool<Tcp>) {
+/// A call is given up, the head of which, the `nth`, the peer has seen.
+async fn give_up(upstream: &Upstream, pool: &Pool<Tcp>, nth: usize) {
     let call = start(pool, upstream);
     upstream.accepted(1).await;
-    until_frames(upstream, "the head", 0, FrameKind::HEADERS, 1).await;
+    until_frames(upstream, "the head", 0, FrameKind::HEADERS, nth).await;
     settle(upstream, pool).await;
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
@@ -810,7 +811,7 @@ async fn after_a_stream_was_given_up_the_peer_is_asked_before_it_is_used_again()
     let pong = Frame::new(FrameKind::PING, 1, 0, OPAQUE.to_vec());
     let upstream = Hostile::new(serves(doubted.write(pong), 3)).then(healthy()).start();
     let pool = build(builder().http2_ping_timeout(PING));
-    give_up(&upstream, &pool).await;
+    give_up(&upstream, &pool, 1).await;
     until_frames(&upstream, "the ping", 0, FrameKind::PING, 1).await;
     until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, 1).await;
     assert_eq!(resets(&upstream, 0), [(1, Some(CANCEL))]);
@@ -836,7 +837,7 @@ async fn after_a_stream_was_given_up_the_peer_is_used_again_once_it_has_answered
     let pong = Frame::new(FrameKind::PING, 1, 0, OPAQUE.to_vec());
     let upstream = Hostile::new(serves(asked.wait(&answers_ping).write(pong), 3)).start();
     let pool = build(builder().max_connections_per_host(1).http2_ping_timeout(PING));
-    give_up(&upstream, &pool).await;
+    give_up(&upstream, &pool, 1).await;
     until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, 1).await;
     settle(&upstream, &pool).await;
     let next = start(&pool, &upstream);
@@ -868,6 +869,61 @@ async fn a_stream_that_was_given_up_is_no_reason_to_doubt_a_peer_that_talks() {
     assert_eq!(upstream.sightings().connections.len(), 1);
     tokio::time::resume();
     leaves_nothing("no doubt", pool, &[&upstream]).await;
+}
+
+/// As before the head: who waited, and heard nothing, doubts. Who had not asked for more has heard all it wanted to.
+#[tokio::test(start_paused = true)]
+async fn after_a_body_was_given_up_in_silence_the_peer_is_asked() {
+    let _frozen = Frozen::new();
+    for (name, waits) in [("waited for", true), ("not waited for", false)] {
+        let upstream = Hostile::new(serves(half(&[]).mute(), 3)).then(healthy()).start();
+        let pool = build(builder().http2_ping_timeout(PING));
+        let mut body = send(&pool, get(upstream.uri("/"))).await.expect(name).into_body();
+        assert_eq!(body.frame().await.expect(name).expect(name).into_data().unwrap(), "hello", "{name}");
+        settle(&upstream, &pool).await;
+        if waits {
+            let more = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx)));
+            assert!(more.await.is_pending(), "{name}");
+        }
+        drop(body);
+        until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, 1).await;
+        settle(&upstream, &pool).await;
+        assert_eq!(count(&upstream, 0, FrameKind::PING), usize::from(waits), "{name}");
+        answered(&pool, start(&pool, &upstream)).await;
+        assert_eq!(upstream.sightings().connections.len(), 1 + usize::from(waits), "{name}");
+        tokio::time::advance(PING).await;
+        leaves_nothing(name, pool, &[&upstream]).await;
+    }
+}
+
+/// gRPC's servers take pings without anything of theirs in between for an attack (`too_many_pings`, golang/go#70575). A peer that has
+/// nothing to say for long gets no more requests instead.
+#[tokio::test(start_paused = true)]
+async fn a_peer_is_not_asked_twice_without_a_word_in_between() {
+    let _frozen = Frozen::new();
+    let script = greeted().until_frame(FrameKind::HEADERS).until_frame(FrameKind::HEADERS);
+    let upstream = Hostile::new(answers(script, 5)).start();
+    let pool = build(builder().http2_ping_timeout(PING).max_connections_per_host(1));
+    for (nth, pings, open) in [(1, 1, 1), (2, 1, 1)] {
+        give_up(&upstream, &pool, nth).await;
+        until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, nth).await;
+        settle(&upstream, &pool).await;
+        assert_eq!(count(&upstream, 0, FrameKind::PING), pings, "given up: {nth}");
+        assert_eq!(pool.stats().connections.idle, open, "given up: {nth}");
+    }
+    assert_eq!(answered(&pool, start(&pool, &upstream)).await.body(), "hello");
+    tokio::time::advance(PING * 10).await;
+    give_up(&upstream, &pool, 4).await;
+    until_frames(&upstream, "it to be asked again", 0, FrameKind::PING, 2).await;
+    settle(&upstream, &pool).await;
+    assert_eq!(pool.stats().connections.idle, 1, "it has answered");
+    tokio::time::advance(PING).await;
+    give_up(&upstream, &pool, 5).await;
+    until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, 4).await;
+    upstream.all_closed().await;
+    assert_eq!(count(&upstream, 0, FrameKind::PING), 2);
+    tokio::time::resume();
+    leaves_nothing("no word", pool, &[&upstream]).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -47,6 +47,8 @@ pub(crate) struct Http2 {
     resets: AtomicU64,
     /// A ping was not answered.
     pub(super) silent: AtomicBool,
+    /// The peer has answered something since it was last asked whether it is there.
+    pub(super) heard: AtomicBool,
     orders: mpsc::UnboundedSender<Order>,
     pub(super) ping_timeout: Duration,
     pub(super) max_head: usize,
@@ -54,7 +56,7 @@ pub(crate) struct Http2 {
 
 /// What an exchange wants of the task that drives its connection.
 pub(super) enum Order {
-    /// A stream that has been given up without a word from the peer since it began: is anybody there?
+    /// A stream has been given up that was waited for without a word from the peer: is anybody there?
     Doubt,
     /// Reset this one, when there have not been so many.
     Reset(Stream),
@@ -115,6 +117,7 @@ impl Http2 {
             refusals: AtomicU32::new(0),
             resets: AtomicU64::new(0),
             silent: AtomicBool::new(false),
+            heard: AtomicBool::new(true),
             orders,
             ping_timeout: http.ping_timeout,
             max_head: http.max_head_size,
@@ -164,6 +167,21 @@ impl Http2 {
             (due <= now.saturating_add(RESET_EVERY * RESETS)).then_some(due)
         };
         self.resets.fetch_update(AcqRel, Acquire, next).is_ok()
+    }
+
+    /// A part of a response has come.
+    pub(super) fn heard(&self) {
+        // Most often it is no news, and then nothing is written that others read.
+        if !self.heard.load(Relaxed) {
+            self.heard.store(true, Relaxed);
+        }
+    }
+
+    /// Who gives up had waited since `bytes_in` had been read: if nothing has been since, is anybody there?
+    pub(super) fn doubt(&self, bytes_in: u64) {
+        if self.traffic.bytes_in() == bytes_in {
+            self.order(Order::Doubt);
+        }
     }
 
     pub(super) fn order(&self, order: Order) {

@@ -221,6 +221,7 @@ impl Streaming {
             call.carry_over(&mut parts, &self.exchange, self.tracked);
         }
         let stream = stream.expect("an exchange has a stream");
+        stream.handle.heard();
         let pump = sent.and_then(|sent| sent.pump).filter(|pump| !pump.is_over());
         let length = content_length(&parts.headers);
         let body = Body::new(incoming, pump, stream, self.exchange.clone(), length);
@@ -318,12 +319,10 @@ impl Future for Streaming {
 }
 
 impl Drop for Streaming {
-    /// Given up before the head: that one stream is reset. If the peer has not said a word since, it is asked whether it is there.
+    /// Given up before the head: that one stream is reset.
     fn drop(&mut self) {
         let (Some(sent), Some(stream)) = (self.sent.take(), self.stream.take()) else { return };
-        if stream.handle.traffic.bytes_in() == sent.bytes_in {
-            stream.handle.order(Order::Doubt);
-        }
+        stream.handle.doubt(sent.bytes_in);
         stream.abandon(sent);
     }
 }
