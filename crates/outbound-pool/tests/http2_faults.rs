@@ -954,23 +954,29 @@ async fn after_a_stream_was_given_up_a_peer_that_does_not_answer_is_left() {
 
 // === resets of our own ===
 
-/// Servers that guard against rapid resets (CVE-2023-44487) close the connection for all: golang/go#76296.
-#[tokio::test(start_paused = true)]
-async fn calls_given_up_by_the_hundred_are_reset_at_a_pace() {
-    const CALLS: usize = 150;
-    let _frozen = Frozen::new();
-    let upstream = Hostile::new(greeted()).start();
-    let pool = pool();
-    let calls: Vec<_> = (0..CALLS).map(|_| start(&pool, &upstream)).collect();
+/// More than are reset at once.
+const CALLS: usize = 150;
+
+async fn given_up_at_once(upstream: &Upstream, pool: &Pool<Tcp>) {
+    let calls: Vec<_> = (0..CALLS).map(|_| start(pool, upstream)).collect();
     upstream.accepted(1).await;
-    until_frames(&upstream, "all heads", 0, FrameKind::HEADERS, CALLS).await;
-    settle(&upstream, &pool).await;
+    until_frames(upstream, "all heads", 0, FrameKind::HEADERS, CALLS).await;
+    settle(upstream, pool).await;
     calls.iter().for_each(|call| call.abort());
     for call in calls {
         let _ = call.await;
     }
-    until_frames(&upstream, "the first resets", 0, FrameKind::RST_STREAM, 100).await;
-    settle(&upstream, &pool).await;
+    until_frames(upstream, "the first resets", 0, FrameKind::RST_STREAM, 100).await;
+    settle(upstream, pool).await;
+}
+
+/// Servers that guard against rapid resets (CVE-2023-44487) close the connection for all: golang/go#76296.
+#[tokio::test(start_paused = true)]
+async fn calls_given_up_by_the_hundred_are_reset_at_a_pace() {
+    let _frozen = Frozen::new();
+    let upstream = Hostile::new(greeted()).start();
+    let pool = pool();
+    given_up_at_once(&upstream, &pool).await;
     assert_eq!(resets(&upstream, 0).len(), 100, "as many as servers take at once");
     assert_eq!(pool.stats().exchanges, CALLS - 100, "the others are still there");
     for more in 1..=CALLS - 100 {
@@ -982,6 +988,74 @@ async fn calls_given_up_by_the_hundred_are_reset_at_a_pace() {
     assert_eq!(pool.stats().exchanges, 0);
     tokio::time::resume();
     leaves_nothing("a storm", pool, &[&upstream]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_bodies_that_fail_are_reset_at_that_pace() {
+    let _frozen = Frozen::new();
+    let upstream = Hostile::new(greeted()).start();
+    let pool = pool();
+    let body = || TestBody::new().data("half").error("broken");
+    let calls: Vec<_> =
+        (0..CALLS).map(|_| start_with(&pool, request(Method::POST, upstream.uri("/"), body()))).collect();
+    for call in calls {
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(Failure::of(&*error).kind(), Kind::RequestBody, "{error}");
+    }
+    until_frames(&upstream, "the first resets", 0, FrameKind::RST_STREAM, 100).await;
+    settle(&upstream, &pool).await;
+    assert_eq!((resets(&upstream, 0).len(), pool.stats().exchanges), (100, CALLS - 100));
+    drop(pool);
+    tokio::time::advance(Duration::from_millis(10)).await;
+    upstream.all_closed().await;
+}
+
+/// There is nobody left whom the peer's displeasure could hit.
+#[tokio::test(start_paused = true)]
+async fn what_has_been_given_up_does_not_outlive_the_pool() {
+    let _frozen = Frozen::new();
+    let upstream = Hostile::new(greeted()).start();
+    let pool = pool();
+    given_up_at_once(&upstream, &pool).await;
+    drop(pool);
+    tokio::time::advance(Duration::from_millis(10)).await;
+    upstream.all_closed().await;
+}
+
+/// What it sent before it knew of the reset is passed over (RFC 9113, 5.1). Of each stream that is forgotten h2 counts that it comes late, and
+/// never forgets that: in the end it closes the connection.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_answers_late_harms_no_other() {
+    const ROUNDS: usize = 2;
+    let _frozen = Frozen::new();
+    let late = Gate::new("late");
+    let reads = |kind| Script::new().until_frame(kind);
+    let script = Script::new().http2().write(Frame::settings(&[]));
+    let script = script.repeat(ROUNDS * 100, reads(FrameKind::HEADERS));
+    let script = script.repeat(100, reads(FrameKind::RST_STREAM)).wait(&late);
+    let answers: Vec<u8> = (0..ROUNDS as u32 * 100)
+        .flat_map(|nth| Bytes::from(Frame::response(2 * nth + 1, 200, &[]).end()))
+        .collect();
+    let upstream = Hostile::new(serves(script.write(answers), 2 * ROUNDS as u32 * 100 + 1)).start();
+    let pool = build(builder().max_connections_per_host(1).http2_ping_timeout(INTERVAL));
+    for round in 1..=ROUNDS {
+        let calls: Vec<_> = (0..100).map(|_| start(&pool, &upstream)).collect();
+        upstream.accepted(1).await;
+        until_frames(&upstream, "all heads", 0, FrameKind::HEADERS, round * 100).await;
+        settle(&upstream, &pool).await;
+        for call in calls {
+            call.abort();
+            let _ = call.await;
+        }
+        until_frames(&upstream, "the resets", 0, FrameKind::RST_STREAM, round * 100).await;
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    late.open();
+    assert_eq!(answered(&pool, start(&pool, &upstream)).await.body(), "hello");
+    assert_eq!(resets(&upstream, 0).len(), ROUNDS * 100, "none is reset twice");
+    assert_eq!(upstream.sightings().connections.len(), 1);
+    tokio::time::resume();
+    leaves_nothing("late answers", pool, &[&upstream]).await;
 }
 
 #[tokio::test]
@@ -1000,6 +1074,8 @@ async fn a_peer_that_has_had_enough_of_them() {
     assert_eq!((quiet(&pool).await.connections.open(), upstream.sightings().connections.len()), (0, 1));
     leaves_nothing("calm", pool, &[&upstream]).await;
 }
+
+// === why connections are closed ===
 
 /// Why the next connection was closed.
 async fn closed_because(events: &mut Events) -> Why {

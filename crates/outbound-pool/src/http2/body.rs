@@ -34,12 +34,7 @@ impl Body {
         exchange: Exchange,
         left: Option<u64>,
     ) -> Self {
-        let upload = pump.map(|mut pump| {
-            tokio::spawn(async move {
-                let _ = std::future::poll_fn(|cx| pump.poll(cx)).await;
-            })
-            .abort_handle()
-        });
+        let upload = pump.map(|pump| tokio::spawn(pump.run()).abort_handle());
         let mut body =
             Self { incoming: Some(incoming), stream: Some(stream), exchange, left, waits: None, upload };
         if body.is_end_stream() {
@@ -118,7 +113,8 @@ impl Body {
         }
     }
 
-    /// The exchange is over. An upload that is not is of no use any more (RFC 9113, 8.1).
+    /// The exchange is over. An upload that is not is of no use any more (RFC 9113, 8.1): its reset, after a whole response, is none that
+    /// servers count as rapid.
     fn finish(&mut self) {
         self.stop_upload();
         self.incoming = None;

@@ -211,6 +211,9 @@ fn builder(http: Http) -> client::Builder {
         .initial_max_send_streams(0)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_reset_streams(REMEMBERED)
+        .reset_stream_duration(REMEMBER)
+        .max_local_error_reset_streams(Some(LATE))
         .max_header_list_size(head);
     builder
 }
@@ -241,6 +244,14 @@ const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 1 << 30;
 /// OkHttp gives up a connection then, too.
 const REFUSALS: u32 = 2;
+/// What comes late for a stream that was reset is passed over (RFC 9113, 5.1): that takes a round trip, and as long as the peer's buffers
+/// take to empty.
+const REMEMBER: Duration = Duration::from_secs(10);
+/// As many as are reset in that time, at some half a kilobyte each.
+const REMEMBERED: usize = (RESETS + REMEMBER.as_nanos() as u64 / RESET_EVERY) as usize;
+/// What comes later still is answered by a reset each, and h2 never forgets how many of those there were: after so many it closes the connection.
+/// What a peer that does not read them costs is bounded by that; a connection that lives for days has to have room for stragglers.
+const LATE: usize = 10_000;
 /// So many resets at once, and then one in so many nanoseconds: servers that guard against rapid resets take some hundred in a while.
 const RESETS: u64 = 100;
 pub(super) const RESET_EVERY: u64 = 10_000_000;

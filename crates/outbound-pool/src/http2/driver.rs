@@ -210,9 +210,13 @@ where
         }
     }
 
-    /// Resets what was given up, one after the other.
+    /// Resets what was given up, one after the other. If nothing else is left of a connection that takes no more, all at once.
     fn reset(&mut self, cx: &mut Context<'_>) {
-        while !self.given_up.is_empty() {
+        while let Some(given_up) = self.given_up.front() {
+            let is_all = given_up.handle().active.load(Relaxed) == self.given_up.len();
+            if is_all && self.slot.is_condemned() {
+                return self.given_up.clear();
+            }
             let timer = self.next_reset.get_or_insert_with(|| Box::pin(sleep(EVERY)));
             if timer.as_mut().poll(cx).is_pending() {
                 return;

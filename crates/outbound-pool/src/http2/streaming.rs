@@ -228,6 +228,13 @@ impl Streaming {
         Response::from_parts(parts, body)
     }
 
+    /// It has failed. What the peer, or the connection, has not ended is reset, no faster than what a caller gives up.
+    fn give_up(&mut self) {
+        if let (Some(stream), Some(sent)) = (self.stream.take(), self.sent.take()) {
+            stream.abandon(sent);
+        }
+    }
+
     /// Whether the request is to be sent again, and what failed if not.
     fn failed(&mut self, error: h2::Error, sent: Option<Sent>) -> Failed {
         let (stream, exchange) = (self.stream.as_ref().expect("an exchange has a stream"), &self.exchange);
@@ -311,8 +318,7 @@ impl Future for Streaming {
         }
         let polled = this.poll_sent(cx);
         if let Poll::Ready(Err(_)) = polled {
-            this.sent = None;
-            this.stream = None;
+            this.give_up();
         }
         polled
     }

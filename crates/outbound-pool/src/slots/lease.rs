@@ -109,6 +109,11 @@ impl<K: Clone + Eq + Hash, C: Share> Slot<K, C> {
         self.slots.with(|state, fx| state.condemn(self.id(), why, fx));
     }
 
+    /// Whether it takes no more exchanges.
+    pub(crate) fn is_condemned(&self) -> bool {
+        self.slots.with(|state, _| state.is_condemned(self.id()))
+    }
+
     /// Its socket is closed: it stands for another that is being dialed.
     pub(crate) fn redial(&self) {
         let id = self.slots.with(|state, fx| state.redial(self.id(), fx));

@@ -342,6 +342,10 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         }
     }
 
+    pub(super) fn is_condemned(&self, id: RecordId) -> bool {
+        !self.is_current(id) || self.records[id.index].why.is_some()
+    }
+
     pub(super) fn remove(&mut self, id: RecordId, fx: &mut Effects<K, C>) {
         if !self.is_current(id) {
             return;
