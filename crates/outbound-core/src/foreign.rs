@@ -92,8 +92,8 @@ fn of_hyper(error: &hyper::Error, outer: &Failure) -> ControlFlow<Failure, Failu
 
 /// A stream that the peer refused, or that its orderly GOAWAY left out, was not processed: RFC 9113, 6.8 and 8.7.
 ///
-/// A GOAWAY with an error code is not taken as such a word, as it may be the answer to this very request: Go does not send
-/// the first request of a connection again either.
+/// A GOAWAY with an error code is not taken as such a word: it may be the answer to the connection's first request, which Go does
+/// not send again either, and the error does not tell which request this was.
 fn of_h2(error: &h2::Error, outer: &Failure) -> Failure {
     let by_peer = error.is_remote();
     let refused = match error.reason() {

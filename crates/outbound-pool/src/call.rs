@@ -116,7 +116,7 @@ impl<C> fmt::Debug for ResponseFuture<C> {
 
 // === the long way ===
 
-/// As often as is allowed: a request goes out a second time at most.
+/// As often as is allowed, each time from the place in the queue that it had at first.
 async fn go<C: Connect>(
     shared: Arc<Shared<C>>,
     mut call: Box<Call>,
@@ -124,7 +124,7 @@ async fn go<C: Connect>(
 ) -> Result<Response<Body>, BoxError> {
     loop {
         let lease = match acquired {
-            Acquire::Now(lease) => lease,
+            Acquire::Now(lease) => Due::now(call.deadline).keep(lease, call.exchange())?,
             Acquire::Later(waiting) => shared.obtain(&mut call, waiting).await?,
         };
         let failed = match State::on(lease, call, Instant::now()) {
@@ -164,16 +164,20 @@ impl<C: Connect> Shared<C> {
     fn acquire(&self, call: &mut Call, now: Now) -> Result<Acquired, BoxError> {
         let apart = self.is_apart(call);
         let nature = if apart { Nature::Exclusive } else { self.nature(&call.origin) };
-        let mut ask = Ask { ticket: None, site: call.site, now, nature, apart };
         loop {
+            let ask = Ask { ticket: call.ticket, site: call.site, now, nature, apart };
             match self.slots.acquire(&call.origin, ask) {
                 Ok(Acquire::Now(mut lease)) => {
+                    call.ticket = Some(lease.ticket());
                     if hold(&mut lease) {
                         return Ok(Acquire::Now(lease));
                     }
-                    ask.ticket = Some(lease.bury());
+                    lease.bury();
                 }
-                Ok(later) => return Ok(later),
+                Ok(Acquire::Later(waiting)) => {
+                    call.ticket = Some(waiting.ticket());
+                    return Ok(Acquire::Later(waiting));
+                }
                 Err(Refusal::Full { limit, waiting }) => {
                     return Err(Overloaded::new("the connection pool", limit, waiting).into());
                 }

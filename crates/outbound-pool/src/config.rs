@@ -237,8 +237,13 @@ impl Builder {
         self
     }
 
-    /// How long the answer to a ping may take. Besides [`http2_keep_alive`](Self::http2_keep_alive) a server is asked when an exchange was given
-    /// up of which it had not said a word.
+    /// How long the answer to a ping may take: without one the connection is closed. Besides [`http2_keep_alive`](Self::http2_keep_alive) a
+    /// server is asked when an exchange was given up that had waited without a byte from it on the whole connection: for the head since it was
+    /// sent, for more of the body since that was asked for. Until the answer is there the connection takes no other exchange, also where the
+    /// exchange was given up before any server could have said something.
+    ///
+    /// It is asked only once as long as it sends no part of a response: gRPC's servers take more for an attack (`too_many_pings`). For so long
+    /// its answer then counts; an exchange that is given up in silence later makes the connection close with the last of its exchanges.
     pub const fn http2_ping_timeout(mut self, timeout: Duration) -> Self {
         self.http.ping_timeout = timeout;
         self

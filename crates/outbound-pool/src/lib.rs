@@ -35,7 +35,8 @@
 //!   that closed an idle connection looks: any request of which not a byte was written, and an idempotent one whose body, if it has
 //!   one, was not read beyond 64 KiB. More is a retry layer's task. An idle connection's socket is asked before it is used, so that this is rare.
 //!   Over HTTP/2, whatever its method, a request that the server says it has not processed: once if it refused the stream, up to three
-//!   times if it was closing the connection in an orderly way (GOAWAY without error; RFC 9113, 6.8), as servers do after so many requests.
+//!   times in all if it was closing the connection (GOAWAY; RFC 9113, 6.8), as servers do after so many requests. An error that comes with
+//!   the GOAWAY may be about the first request of a connection, so that this one is not sent again.
 //! - **Errors:** [`TransportError`](outbound_core::TransportError), [`Overloaded`](outbound_core::Overloaded) when the queue is
 //!   full, [`InvalidOrigin`](outbound_core::InvalidOrigin) for a URI without scheme or host,
 //!   [`Elapsed`](outbound_core::Elapsed) when the request's deadline had passed before anything was sent.

@@ -9,7 +9,7 @@ use http::{
 };
 use outbound_core::{BoxError, CallSite, Carried, Deadline, Exchange, Message, Origin};
 
-use crate::upload::Upload;
+use crate::{slots::Ticket, upload::Upload};
 
 /// A request on its way through the pool: boxed once, so that futures are small, in all the layers above too.
 pub(crate) struct Call {
@@ -23,10 +23,10 @@ pub(crate) struct Call {
     /// The request's extensions, to become those of the response.
     pub(crate) context: Extensions,
     pub(crate) is_idempotent: bool,
-    /// It has been sent before, in vain: there is no third time.
-    pub(crate) is_second: bool,
-    /// How many connections have been closed, in an orderly way, before it was processed.
-    pub(crate) turned_away: u8,
+    /// Its place in the queue, once it has asked for a connection.
+    pub(crate) ticket: Option<Ticket>,
+    /// How often it has been sent in vain.
+    pub(crate) sent: u8,
 }
 
 // === Call ===
@@ -53,7 +53,6 @@ impl Call {
             Some(_) if request.extensions().len() == 1 => mem::take(request.extensions_mut()),
             _ => Extensions::new(),
         };
-        let (is_second, turned_away) = (false, 0);
         Box::new(Self {
             origin,
             request,
@@ -62,8 +61,8 @@ impl Call {
             deadline,
             context,
             is_idempotent,
-            is_second,
-            turned_away,
+            ticket: None,
+            sent: 0,
         })
     }
 

@@ -197,11 +197,18 @@ impl Source<Erased> {
             wire.fed(frame.is_ready());
         }
         let frame = ready!(frame);
-        if let (Some(Ok(frame)), Some(left)) = (&frame, self.as_mut().project().left) {
-            let data = frame.data_ref().map_or(0, |data| data.len() as u64);
-            match left.checked_sub(data) {
-                Some(rest) => *left = rest,
+        if let Some(left) = self.as_mut().project().left {
+            let data = match &frame {
+                Some(Ok(frame)) => frame.data_ref().map(|data| data.len() as u64),
+                _ => None,
+            };
+            match left.checked_sub(data.unwrap_or(0)) {
                 None => return Poll::Ready(Some(Err("longer than its Content-Length".into()))),
+                // Its end, or trailers, which are the last that comes. Over HTTP/2 a server could take it for all there is.
+                Some(1..) if data.is_none() && !matches!(frame, Some(Err(_))) => {
+                    return Poll::Ready(Some(Err("shorter than its Content-Length".into())));
+                }
+                Some(rest) => *left = rest,
             }
         }
         let is_over = frame.is_none() || self.is_end_stream();

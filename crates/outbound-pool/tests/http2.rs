@@ -116,6 +116,24 @@ async fn no_more_streams_than_the_peer_allows_then_another_connection_then_the_q
     assert_eq!(quiet(&pool).await.exchanges, 0);
 }
 
+/// RFC 9113, 8.2.2: of `TE` only `trailers` may go out.
+#[tokio::test]
+async fn fields_about_the_connection_stay_behind() {
+    let upstream = Friendly::new(handler::hello).http2().start();
+    let pool = http2();
+    for (name, te, goes_out) in
+        [("trailers", ["trailers", "trailers"], true), ("a coding", ["trailers", "gzip"], false)]
+    {
+        let mut request = get(upstream.uri("/"));
+        te.iter().for_each(|te| _ = request.headers_mut().append("te", te.parse().unwrap()));
+        request.headers_mut().insert("keep-alive", "5".parse().unwrap());
+        fetch(&pool, request).await.expect(name);
+        let seen = upstream.sightings();
+        let headers = &seen.requests.last().expect(name).headers;
+        assert_eq!((headers.contains_key("te"), headers.get("keep-alive")), (goes_out, None), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_call_given_up_harms_no_other() {
     let (uri, accepted) = serve(100, |_, request, respond| async move {

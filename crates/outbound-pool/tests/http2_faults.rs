@@ -3,13 +3,14 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{pin::Pin, task::Poll, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{Method, Request, header};
+use http_body::Body as _;
 use http_body_util::BodyExt;
-use outbound_core::{Delivery, Elapsed, Exchange, Failure, Kind, Phase, find};
-use outbound_pool::{Builder, HeadTooLarge, Pool, connect::Tcp};
+use outbound_core::{Deadline, Delivery, Elapsed, Exchange, Failure, Kind, Phase, find};
+use outbound_pool::{Builder, Events, HeadTooLarge, Pool, What, Why, connect::Tcp};
 use outbound_testkit::{
     Frame, FrameKind, Friendly, Gate, Hostile, Lives, Script, TestBody, Upstream, handler,
 };
@@ -153,6 +154,118 @@ async fn goaway_below_the_stream_without_end_is_the_callers_to_know() {
 async fn goaway_with_an_error_may_be_about_the_request() {
     let script = greeted().write(Frame::go_away(0, INTERNAL_ERROR));
     told_of("INTERNAL_ERROR", script, Kind::Closed, Phase::Head, Delivery::Maybe, false).await;
+}
+
+/// Of any other the peer says that it has not processed it, whatever made it say GOAWAY (RFC 9113, 6.8). Go does likewise.
+#[tokio::test]
+async fn goaway_with_an_error_is_not_about_a_later_request_above_its_last_stream() {
+    for (name, code) in [("INTERNAL_ERROR", INTERNAL_ERROR), ("ENHANCE_YOUR_CALM", ENHANCE_YOUR_CALM)] {
+        let gone = || answers(greeted(), 1).until_frame(FrameKind::HEADERS).write(Frame::go_away(1, code));
+        let upstream = Hostile::new(gone()).then(gone()).then(healthy()).start();
+        let pool = pool();
+        for connections in [1, 2] {
+            assert_eq!(fetch(&pool, with(Method::POST, &upstream)).await.expect(name).body(), "hello");
+            assert_eq!(upstream.sightings().connections.len(), connections, "{name}");
+        }
+        // More of its body has gone out than is kept.
+        let large = request(Method::POST, upstream.uri("/"), TestBody::new().data(vec![b'x'; 100_000]));
+        let error = fetch(&pool, large).await.unwrap_err();
+        assert_eq!(Failure::of(&*error).delivery(), Delivery::Refused, "{name}: {error}");
+        assert_eq!(upstream.sightings().connections.len(), 2, "{name}");
+        leaves_nothing(name, pool, &[&upstream]).await;
+    }
+}
+
+/// However it is turned away, a request goes out four times at most, and after it was refused only once more.
+#[tokio::test]
+async fn what_is_refused_and_turned_away_by_turns() {
+    let refused = || greeted().write(Frame::reset(1, REFUSED_STREAM));
+    let gone = || greeted().write(Frame::go_away(0, NO_ERROR));
+    let refused_then_gone = refused().until_frame(FrameKind::HEADERS).write(Frame::go_away(1, NO_ERROR));
+    for (name, first, others, sent) in [
+        ("refused, then GOAWAY", refused_then_gone, gone(), [2, 1, 1].as_slice()),
+        ("GOAWAY, then refused", gone(), refused(), &[1, 1]),
+    ] {
+        let upstream = Hostile::new(first).then(others).start();
+        let pool = pool();
+        let error = fetch(&pool, with(Method::POST, &upstream)).await.unwrap_err();
+        assert_eq!(Failure::of(&*error).delivery(), Delivery::Refused, "{name}: {error}");
+        let connections = 0..upstream.sightings().connections.len();
+        let heads: Vec<_> = connections.map(|nth| count(&upstream, nth, FrameKind::HEADERS)).collect();
+        assert_eq!(heads, sent, "{name}: on each connection");
+        leaves_nothing(name, pool, &[&upstream]).await;
+    }
+}
+
+/// As who comes back from a dead connection over HTTP/1.1.
+#[tokio::test]
+async fn who_is_turned_away_needs_no_room_in_the_queue() {
+    let (goes, ends) = (Gate::new("goes"), Gate::new("ends"));
+    let script = greeted().until_frame(FrameKind::HEADERS).wait(&goes).write(Frame::go_away(1, NO_ERROR));
+    let upstream = Hostile::new(answers(script.wait(&ends), 1)).then(healthy()).start();
+    let pool = build(builder().max_connections(1).max_waiting(0));
+    let mut calls = Vec::new();
+    for heads in 1..=2 {
+        calls.push(start_with(&pool, with(Method::POST, &upstream)));
+        upstream.accepted(1).await;
+        until_frames(&upstream, "its head", 0, FrameKind::HEADERS, heads).await;
+    }
+    goes.open();
+    until(&pool, "the second to wait for the end of the first", |stats| stats.waiting == 1).await;
+    ends.open();
+    for call in calls {
+        assert_eq!(answered(&pool, call).await.body(), "hello");
+    }
+    leaves_nothing("no room", pool, &[&upstream]).await;
+}
+
+/// It goes before all who came after it and have not been given leave to dial meanwhile.
+#[tokio::test]
+async fn who_is_turned_away_has_its_place_in_the_queue() {
+    let goes = Gate::new("goes");
+    let one = || Script::new().http2().write(Frame::settings(&[(MAX_CONCURRENT_STREAMS, 1)]));
+    let gone = one().until_frame(FrameKind::HEADERS).wait(&goes).write(Frame::go_away(0, NO_ERROR));
+    let next = [(1, "first"), (3, "second"), (5, "last")].into_iter();
+    let next = next.fold(one(), |script, (stream, body)| {
+        let head = Frame::response(stream, 200, &[]);
+        script.until_frame(FrameKind::HEADERS).write(head).write(Frame::data(stream, body).end())
+    });
+    let upstream = Hostile::new(gone).then(next).start();
+    let pool = build(builder().max_connections(1));
+    let first = start_with(&pool, with(Method::POST, &upstream));
+    upstream.accepted(1).await;
+    until_frames(&upstream, "the first", 0, FrameKind::HEADERS, 1).await;
+    let others = [(); 2].map(|()| start(&pool, &upstream));
+    until(&pool, "the others to wait", |stats| stats.waiting == 2).await;
+    goes.open();
+    assert_ne!(answered(&pool, first).await.body(), "last");
+    for other in others {
+        answered(&pool, other).await;
+    }
+    leaves_nothing("its place", pool, &[&upstream]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_again_once_the_deadline_has_passed() {
+    let _frozen = Frozen::new();
+    let refuses = Gate::new("refuses");
+    let script = greeted().wait(&refuses).write(Frame::reset(1, REFUSED_STREAM));
+    let upstream = Hostile::new(serves(script, 3)).start();
+    let pool = pool();
+    let mut request = with(Method::POST, &upstream);
+    Deadline::after(Duration::from_secs(1)).tighten(&mut request);
+    let call = start_with(&pool, request);
+    upstream.accepted(1).await;
+    until_frames(&upstream, "the head", 0, FrameKind::HEADERS, 1).await;
+    tokio::time::advance(Duration::from_secs(1)).await;
+    refuses.open();
+    until(&pool, "the end", |_| call.is_finished()).await;
+    let error = call.await.unwrap().unwrap_err();
+    let failure = Failure::of(&*error);
+    assert_eq!((failure.kind(), failure.delivery()), (Kind::Timeout, Delivery::Maybe), "{error}");
+    assert_eq!(count(&upstream, 0, FrameKind::HEADERS), 1);
+    tokio::time::resume();
+    leaves_nothing("too late", pool, &[&upstream]).await;
 }
 
 #[tokio::test]
@@ -315,6 +428,30 @@ async fn a_body_that_contradicts_its_content_length() {
         let fields = [("content-length", length)];
         let script = greeted().write(Frame::response(1, 200, &fields)).write(Frame::data(1, "hello").end());
         told_of(name, script, Kind::Protocol, Phase::Body, Delivery::Answered, true).await;
+    }
+}
+
+/// A server may take what has arrived for all there is: it must not look like that.
+#[tokio::test]
+async fn a_request_body_that_contradicts_its_content_length() {
+    for (name, length, body) in [
+        ("shorter", "9", TestBody::new().data("half")),
+        ("shorter, its end unannounced", "9", TestBody::new().data("half").unannounced_end()),
+        ("shorter, with trailers", "9", TestBody::new().data("half").trailer("x-sum", "4").unsized_hint()),
+        ("nothing", "9", TestBody::new()),
+        ("an empty frame", "9", TestBody::new().data("")),
+        ("longer", "3", TestBody::new().data("half")),
+        ("longer by a frame", "4", TestBody::new().data("half").data("more")),
+    ] {
+        let upstream = Hostile::new(serves(greeted(), 3)).start();
+        let mut request = secretive(Method::POST, &upstream.uri("/"), body);
+        request.headers_mut().insert(header::CONTENT_LENGTH, length.parse().unwrap());
+        let expected = of(Kind::RequestBody, Phase::Send, Delivery::Maybe).survives(true);
+        fails(name, pool(), &[&upstream], request, expected).await;
+        assert_eq!(resets(&upstream, 0), [(1, Some(CANCEL))], "{name}");
+        let sent = [FrameKind::HEADERS, FrameKind::DATA].map(|kind| frames(&upstream, 0, kind)).concat();
+        let ended: Vec<_> = sent.iter().filter(|frame| frame.is_end()).map(|frame| frame.stream).collect();
+        assert_eq!(ended, [3], "{name}");
     }
 }
 
@@ -653,11 +790,11 @@ async fn a_silent_peer_that_answers_its_pings_is_waited_for() {
     leaves_nothing("patience", pool, &[&upstream]).await;
 }
 
-/// A call is given up, the head of which the peer has seen.
-async fn give_up(upstream: &Upstream, pool: &Pool<Tcp>) {
+/// A call is given up, the head of which, the `nth`, the peer has seen.
+async fn give_up(upstream: &Upstream, pool: &Pool<Tcp>, nth: usize) {
     let call = start(pool, upstream);
     upstream.accepted(1).await;
-    until_frames(upstream, "the head", 0, FrameKind::HEADERS, 1).await;
+    until_frames(upstream, "the head", 0, FrameKind::HEADERS, nth).await;
     settle(upstream, pool).await;
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
@@ -674,7 +811,7 @@ async fn after_a_stream_was_given_up_the_peer_is_asked_before_it_is_used_again()
     let pong = Frame::new(FrameKind::PING, 1, 0, OPAQUE.to_vec());
     let upstream = Hostile::new(serves(doubted.write(pong), 3)).then(healthy()).start();
     let pool = build(builder().http2_ping_timeout(PING));
-    give_up(&upstream, &pool).await;
+    give_up(&upstream, &pool, 1).await;
     until_frames(&upstream, "the ping", 0, FrameKind::PING, 1).await;
     until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, 1).await;
     assert_eq!(resets(&upstream, 0), [(1, Some(CANCEL))]);
@@ -700,7 +837,7 @@ async fn after_a_stream_was_given_up_the_peer_is_used_again_once_it_has_answered
     let pong = Frame::new(FrameKind::PING, 1, 0, OPAQUE.to_vec());
     let upstream = Hostile::new(serves(asked.wait(&answers_ping).write(pong), 3)).start();
     let pool = build(builder().max_connections_per_host(1).http2_ping_timeout(PING));
-    give_up(&upstream, &pool).await;
+    give_up(&upstream, &pool, 1).await;
     until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, 1).await;
     settle(&upstream, &pool).await;
     let next = start(&pool, &upstream);
@@ -734,11 +871,67 @@ async fn a_stream_that_was_given_up_is_no_reason_to_doubt_a_peer_that_talks() {
     leaves_nothing("no doubt", pool, &[&upstream]).await;
 }
 
+/// As before the head: who waited, and heard nothing, doubts. Who had not asked for more has heard all it wanted to.
+#[tokio::test(start_paused = true)]
+async fn after_a_body_was_given_up_in_silence_the_peer_is_asked() {
+    let _frozen = Frozen::new();
+    for (name, waits) in [("waited for", true), ("not waited for", false)] {
+        let upstream = Hostile::new(serves(half(&[]).mute(), 3)).then(healthy()).start();
+        let pool = build(builder().http2_ping_timeout(PING));
+        let mut body = send(&pool, get(upstream.uri("/"))).await.expect(name).into_body();
+        assert_eq!(body.frame().await.expect(name).expect(name).into_data().unwrap(), "hello", "{name}");
+        settle(&upstream, &pool).await;
+        if waits {
+            let more = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx)));
+            assert!(more.await.is_pending(), "{name}");
+        }
+        drop(body);
+        until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, 1).await;
+        settle(&upstream, &pool).await;
+        assert_eq!(count(&upstream, 0, FrameKind::PING), usize::from(waits), "{name}");
+        answered(&pool, start(&pool, &upstream)).await;
+        assert_eq!(upstream.sightings().connections.len(), 1 + usize::from(waits), "{name}");
+        tokio::time::advance(PING).await;
+        leaves_nothing(name, pool, &[&upstream]).await;
+    }
+}
+
+/// gRPC's servers take pings without anything of theirs in between for an attack (`too_many_pings`, golang/go#70575). A peer that has
+/// nothing to say for long gets no more requests instead.
+#[tokio::test(start_paused = true)]
+async fn a_peer_is_not_asked_twice_without_a_word_in_between() {
+    let _frozen = Frozen::new();
+    let script = greeted().until_frame(FrameKind::HEADERS).until_frame(FrameKind::HEADERS);
+    let upstream = Hostile::new(answers(script, 5)).start();
+    let pool = build(builder().http2_ping_timeout(PING).max_connections_per_host(1));
+    for (nth, pings, open) in [(1, 1, 1), (2, 1, 1)] {
+        give_up(&upstream, &pool, nth).await;
+        until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, nth).await;
+        settle(&upstream, &pool).await;
+        assert_eq!(count(&upstream, 0, FrameKind::PING), pings, "given up: {nth}");
+        assert_eq!(pool.stats().connections.idle, open, "given up: {nth}");
+    }
+    assert_eq!(answered(&pool, start(&pool, &upstream)).await.body(), "hello");
+    tokio::time::advance(PING * 10).await;
+    give_up(&upstream, &pool, 4).await;
+    until_frames(&upstream, "it to be asked again", 0, FrameKind::PING, 2).await;
+    settle(&upstream, &pool).await;
+    assert_eq!(pool.stats().connections.idle, 1, "it has answered");
+    tokio::time::advance(PING).await;
+    give_up(&upstream, &pool, 5).await;
+    until_frames(&upstream, "the reset", 0, FrameKind::RST_STREAM, 4).await;
+    upstream.all_closed().await;
+    assert_eq!(count(&upstream, 0, FrameKind::PING), 2);
+    tokio::time::resume();
+    leaves_nothing("no word", pool, &[&upstream]).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn after_a_stream_was_given_up_a_peer_that_does_not_answer_is_left() {
     let _frozen = Frozen::new();
     let upstream = Hostile::new(greeted().mute()).start();
     let pool = build(builder().http2_ping_timeout(PING));
+    let mut events = pool.events();
     let calls: Vec<_> = (0..2).map(|_| start(&pool, &upstream)).collect();
     upstream.accepted(1).await;
     until_frames(&upstream, "both heads", 0, FrameKind::HEADERS, 2).await;
@@ -754,29 +947,36 @@ async fn after_a_stream_was_given_up_a_peer_that_does_not_answer_is_left() {
     tokio::time::advance(Duration::from_millis(1)).await;
     upstream.all_closed().await;
     assert_eq!(count(&upstream, 0, FrameKind::PING), 1, "one doubt at a time");
+    assert_eq!(closed_because(&mut events).await, Why::Drained);
     tokio::time::resume();
     leaves_nothing("dead", pool, &[&upstream]).await;
 }
 
 // === resets of our own ===
 
-/// Servers that guard against rapid resets (CVE-2023-44487) close the connection for all: golang/go#76296.
-#[tokio::test(start_paused = true)]
-async fn calls_given_up_by_the_hundred_are_reset_at_a_pace() {
-    const CALLS: usize = 150;
-    let _frozen = Frozen::new();
-    let upstream = Hostile::new(greeted()).start();
-    let pool = pool();
-    let calls: Vec<_> = (0..CALLS).map(|_| start(&pool, &upstream)).collect();
+/// More than are reset at once.
+const CALLS: usize = 150;
+
+async fn given_up_at_once(upstream: &Upstream, pool: &Pool<Tcp>) {
+    let calls: Vec<_> = (0..CALLS).map(|_| start(pool, upstream)).collect();
     upstream.accepted(1).await;
-    until_frames(&upstream, "all heads", 0, FrameKind::HEADERS, CALLS).await;
-    settle(&upstream, &pool).await;
+    until_frames(upstream, "all heads", 0, FrameKind::HEADERS, CALLS).await;
+    settle(upstream, pool).await;
     calls.iter().for_each(|call| call.abort());
     for call in calls {
         let _ = call.await;
     }
-    until_frames(&upstream, "the first resets", 0, FrameKind::RST_STREAM, 100).await;
-    settle(&upstream, &pool).await;
+    until_frames(upstream, "the first resets", 0, FrameKind::RST_STREAM, 100).await;
+    settle(upstream, pool).await;
+}
+
+/// Servers that guard against rapid resets (CVE-2023-44487) close the connection for all: golang/go#76296.
+#[tokio::test(start_paused = true)]
+async fn calls_given_up_by_the_hundred_are_reset_at_a_pace() {
+    let _frozen = Frozen::new();
+    let upstream = Hostile::new(greeted()).start();
+    let pool = pool();
+    given_up_at_once(&upstream, &pool).await;
     assert_eq!(resets(&upstream, 0).len(), 100, "as many as servers take at once");
     assert_eq!(pool.stats().exchanges, CALLS - 100, "the others are still there");
     for more in 1..=CALLS - 100 {
@@ -788,6 +988,74 @@ async fn calls_given_up_by_the_hundred_are_reset_at_a_pace() {
     assert_eq!(pool.stats().exchanges, 0);
     tokio::time::resume();
     leaves_nothing("a storm", pool, &[&upstream]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn request_bodies_that_fail_are_reset_at_that_pace() {
+    let _frozen = Frozen::new();
+    let upstream = Hostile::new(greeted()).start();
+    let pool = pool();
+    let body = || TestBody::new().data("half").error("broken");
+    let calls: Vec<_> =
+        (0..CALLS).map(|_| start_with(&pool, request(Method::POST, upstream.uri("/"), body()))).collect();
+    for call in calls {
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(Failure::of(&*error).kind(), Kind::RequestBody, "{error}");
+    }
+    until_frames(&upstream, "the first resets", 0, FrameKind::RST_STREAM, 100).await;
+    settle(&upstream, &pool).await;
+    assert_eq!((resets(&upstream, 0).len(), pool.stats().exchanges), (100, CALLS - 100));
+    drop(pool);
+    tokio::time::advance(Duration::from_millis(10)).await;
+    upstream.all_closed().await;
+}
+
+/// There is nobody left whom the peer's displeasure could hit.
+#[tokio::test(start_paused = true)]
+async fn what_has_been_given_up_does_not_outlive_the_pool() {
+    let _frozen = Frozen::new();
+    let upstream = Hostile::new(greeted()).start();
+    let pool = pool();
+    given_up_at_once(&upstream, &pool).await;
+    drop(pool);
+    tokio::time::advance(Duration::from_millis(10)).await;
+    upstream.all_closed().await;
+}
+
+/// What it sent before it knew of the reset is passed over (RFC 9113, 5.1). Of each stream that is forgotten h2 counts that it comes late, and
+/// never forgets that: in the end it closes the connection.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_answers_late_harms_no_other() {
+    const ROUNDS: usize = 2;
+    let _frozen = Frozen::new();
+    let late = Gate::new("late");
+    let reads = |kind| Script::new().until_frame(kind);
+    let script = Script::new().http2().write(Frame::settings(&[]));
+    let script = script.repeat(ROUNDS * 100, reads(FrameKind::HEADERS));
+    let script = script.repeat(100, reads(FrameKind::RST_STREAM)).wait(&late);
+    let answers: Vec<u8> = (0..ROUNDS as u32 * 100)
+        .flat_map(|nth| Bytes::from(Frame::response(2 * nth + 1, 200, &[]).end()))
+        .collect();
+    let upstream = Hostile::new(serves(script.write(answers), 2 * ROUNDS as u32 * 100 + 1)).start();
+    let pool = build(builder().max_connections_per_host(1).http2_ping_timeout(INTERVAL));
+    for round in 1..=ROUNDS {
+        let calls: Vec<_> = (0..100).map(|_| start(&pool, &upstream)).collect();
+        upstream.accepted(1).await;
+        until_frames(&upstream, "all heads", 0, FrameKind::HEADERS, round * 100).await;
+        settle(&upstream, &pool).await;
+        for call in calls {
+            call.abort();
+            let _ = call.await;
+        }
+        until_frames(&upstream, "the resets", 0, FrameKind::RST_STREAM, round * 100).await;
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    late.open();
+    assert_eq!(answered(&pool, start(&pool, &upstream)).await.body(), "hello");
+    assert_eq!(resets(&upstream, 0).len(), ROUNDS * 100, "none is reset twice");
+    assert_eq!(upstream.sightings().connections.len(), 1);
+    tokio::time::resume();
+    leaves_nothing("late answers", pool, &[&upstream]).await;
 }
 
 #[tokio::test]
@@ -805,6 +1073,39 @@ async fn a_peer_that_has_had_enough_of_them() {
     }
     assert_eq!((quiet(&pool).await.connections.open(), upstream.sightings().connections.len()), (0, 1));
     leaves_nothing("calm", pool, &[&upstream]).await;
+}
+
+// === why connections are closed ===
+
+/// Why the next connection was closed.
+async fn closed_because(events: &mut Events) -> Why {
+    loop {
+        if let What::Closed(why) = events.next().await.unwrap().unwrap().what {
+            return why;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_reason_for_which_a_connection_was_closed_is_told() {
+    let goes = Gate::new("goes");
+    for (name, script, answered, why) in [
+        ("FIN while idle", answers(greeted(), 1).wait(&goes).close(), true, Why::Lost),
+        ("GOAWAY", answers(greeted(), 1).wait(&goes).write(Frame::go_away(1, NO_ERROR)), true, Why::Drained),
+        ("FIN before the head", greeted().close(), false, Why::Spent),
+        ("FIN within the body", half(&[]).close(), false, Why::Spent),
+    ] {
+        let upstream = Hostile::new(script).start();
+        let pool = pool();
+        let mut events = pool.events();
+        assert_eq!(fetch(&pool, with(Method::POST, &upstream)).await.is_ok(), answered, "{name}");
+        quiet(&pool).await;
+        goes.open();
+        assert_eq!(closed_because(&mut events).await, why, "{name}");
+        assert_eq!(pool.stats().totals.lost, u64::from(why == Why::Lost), "{name}");
+        leaves_nothing(name, pool, &[&upstream]).await;
+        goes.close();
+    }
 }
 
 // === connections closed while idle ===

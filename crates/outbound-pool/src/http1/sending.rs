@@ -91,7 +91,7 @@ impl Sending {
             let length = content_length(call.request.headers());
             call.request.body_mut().on(&connection.wire, keep, length);
         }
-        let is_kept = was_idle && !call.is_second;
+        let is_kept = was_idle && call.sent == 0;
         let connects = call.request.method() == Method::CONNECT;
         if connects || framing.upgrades {
             connection.may_upgrade();
@@ -236,7 +236,7 @@ impl Broken {
         let origin = &call.origin;
         tracing::debug!(%origin, error = &*error as &dyn Error, "the idle connection was closed: sending again");
         // It goes on with the same record: what was written once stays written.
-        (call.exchange, call.is_second) = (Some(exchange), true);
+        (call.exchange, call.sent) = (Some(exchange), call.sent + 1);
         Ok((call, slot))
     }
 

@@ -20,6 +20,8 @@ pub(crate) struct Body {
     exchange: Exchange,
     /// What its `Content-Length` leaves to come, if it has one. h2 sees to it that it is kept.
     left: Option<u64>,
+    /// What had been read from the connection when somebody began to wait for more.
+    waits: Option<u64>,
     /// The task that goes on with the request's body.
     upload: Option<AbortHandle>,
 }
@@ -32,13 +34,9 @@ impl Body {
         exchange: Exchange,
         left: Option<u64>,
     ) -> Self {
-        let upload = pump.map(|mut pump| {
-            tokio::spawn(async move {
-                let _ = std::future::poll_fn(|cx| pump.poll(cx)).await;
-            })
-            .abort_handle()
-        });
-        let mut body = Self { incoming: Some(incoming), stream: Some(stream), exchange, left, upload };
+        let upload = pump.map(|pump| tokio::spawn(pump.run()).abort_handle());
+        let mut body =
+            Self { incoming: Some(incoming), stream: Some(stream), exchange, left, waits: None, upload };
         if body.is_end_stream() {
             body.finish();
         }
@@ -59,9 +57,23 @@ impl Body {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = self.poll_incoming(cx);
+        match (&self.stream, &polled) {
+            (Some(stream), Poll::Pending) => {
+                self.waits.get_or_insert_with(|| stream.handle().traffic.bytes_in());
+            }
+            _ => self.waits = None,
+        }
+        polled
+    }
+
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         let failed = match ready!(incoming.poll_data(cx)) {
             Some(Ok(data)) => {
+                if let Some(stream) = &self.stream {
+                    stream.handle().heard();
+                }
                 // What was handed out makes room for more.
                 let _ = incoming.flow_control().release_capacity(data.len());
                 self.exchange.read(data.len());
@@ -101,7 +113,8 @@ impl Body {
         }
     }
 
-    /// The exchange is over. An upload that is not is of no use any more (RFC 9113, 8.1).
+    /// The exchange is over. An upload that is not is of no use any more (RFC 9113, 8.1): its reset, after a whole response, is none that
+    /// servers count as rapid.
     fn finish(&mut self) {
         self.stop_upload();
         self.incoming = None;
@@ -122,6 +135,9 @@ impl Drop for Body {
     fn drop(&mut self) {
         self.stop_upload();
         if let (Some(incoming), Some(stream)) = (self.incoming.take(), self.stream.take()) {
+            if let Some(bytes_in) = self.waits {
+                stream.handle().doubt(bytes_in);
+            }
             stream.abandon(incoming);
         }
     }

@@ -47,6 +47,8 @@ pub(crate) struct Http2 {
     resets: AtomicU64,
     /// A ping was not answered.
     pub(super) silent: AtomicBool,
+    /// The peer has answered something since it was last asked whether it is there.
+    pub(super) heard: AtomicBool,
     orders: mpsc::UnboundedSender<Order>,
     pub(super) ping_timeout: Duration,
     pub(super) max_head: usize,
@@ -54,7 +56,7 @@ pub(crate) struct Http2 {
 
 /// What an exchange wants of the task that drives its connection.
 pub(super) enum Order {
-    /// A stream that has been given up without a word from the peer since it began: is anybody there?
+    /// A stream has been given up that was waited for without a word from the peer: is anybody there?
     Doubt,
     /// Reset this one, when there have not been so many.
     Reset(Stream),
@@ -115,6 +117,7 @@ impl Http2 {
             refusals: AtomicU32::new(0),
             resets: AtomicU64::new(0),
             silent: AtomicBool::new(false),
+            heard: AtomicBool::new(true),
             orders,
             ping_timeout: http.ping_timeout,
             max_head: http.max_head_size,
@@ -166,6 +169,21 @@ impl Http2 {
         self.resets.fetch_update(AcqRel, Acquire, next).is_ok()
     }
 
+    /// A part of a response has come.
+    pub(super) fn heard(&self) {
+        // Most often it is no news, and then nothing is written that others read.
+        if !self.heard.load(Relaxed) {
+            self.heard.store(true, Relaxed);
+        }
+    }
+
+    /// Who gives up had waited since `bytes_in` had been read: if nothing has been since, is anybody there?
+    pub(super) fn doubt(&self, bytes_in: u64) {
+        if self.traffic.bytes_in() == bytes_in {
+            self.order(Order::Doubt);
+        }
+    }
+
     pub(super) fn order(&self, order: Order) {
         // Without a driver there is no connection either.
         let _ = self.orders.send(order);
@@ -193,6 +211,9 @@ fn builder(http: Http) -> client::Builder {
         .initial_max_send_streams(0)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_reset_streams(REMEMBERED)
+        .reset_stream_duration(REMEMBER)
+        .max_local_error_reset_streams(Some(LATE))
         .max_header_list_size(head);
     builder
 }
@@ -223,6 +244,14 @@ const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 1 << 30;
 /// OkHttp gives up a connection then, too.
 const REFUSALS: u32 = 2;
+/// What comes late for a stream that was reset is passed over (RFC 9113, 5.1): that takes a round trip, and as long as the peer's buffers
+/// take to empty.
+const REMEMBER: Duration = Duration::from_secs(10);
+/// As many as are reset in that time, at some half a kilobyte each.
+const REMEMBERED: usize = (RESETS + REMEMBER.as_nanos() as u64 / RESET_EVERY) as usize;
+/// What comes later still is answered by a reset each, and h2 never forgets how many of those there were: after so many it closes the connection.
+/// What a peer that does not read them costs is bounded by that; a connection that lives for days has to have room for stragglers.
+const LATE: usize = 10_000;
 /// So many resets at once, and then one in so many nanoseconds: servers that guard against rapid resets take some hundred in a while.
 const RESETS: u64 = 100;
 pub(super) const RESET_EVERY: u64 = 10_000_000;

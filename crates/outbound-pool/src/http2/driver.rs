@@ -37,6 +37,8 @@ pub(super) struct Driver<T> {
     pings: PingPong,
     /// A ping is out; until when it has to be answered.
     doubt: Option<Pin<Box<Sleep>>>,
+    /// When the last one was answered.
+    alive_at: Instant,
     keep_alive: Option<KeepAlive>,
     /// Streams that were given up, but are not reset yet.
     given_up: VecDeque<Stream>,
@@ -80,6 +82,7 @@ where
             slot,
             pings,
             doubt: None,
+            alive_at: Instant::now(),
             keep_alive,
             given_up: VecDeque::new(),
             next_reset: None,
@@ -99,6 +102,13 @@ where
         self.keep_alive(cx);
         self.reset(cx);
         if let Poll::Ready(ended) = Pin::new(&mut self.connection).poll(cx) {
+            // A GOAWAY that finds nothing under way ends it at once.
+            if let Some(Poll::Ready(Err(last))) = self.sender.as_mut().map(|sender| sender.poll_ready(cx))
+                && last.is_go_away()
+                && last.is_remote()
+            {
+                self.slot.condemn(Why::Drained);
+            }
             if let Err(error) = ended {
                 tracing::debug!(error = &error as &dyn Error, "connection ended");
             }
@@ -106,6 +116,7 @@ where
         }
         self.look(cx);
         if self.poll_doubt(cx).is_ready() {
+            self.slot.condemn(Why::Drained);
             tracing::debug!("closed a connection that did not answer a ping");
             return Poll::Ready(());
         }
@@ -118,7 +129,7 @@ where
     fn take_orders(&mut self, cx: &mut Context<'_>) {
         while self.linger.is_none() {
             match self.orders.poll_recv(cx) {
-                Poll::Ready(Some(Order::Doubt)) => self.ask(),
+                Poll::Ready(Some(Order::Doubt)) => self.doubt(),
                 Poll::Ready(Some(Order::Reset(stream))) => self.given_up.push_back(stream),
                 Poll::Ready(Some(Order::Drain)) => self.slot.condemn(Why::Drained),
                 Poll::Ready(None) => {
@@ -150,6 +161,17 @@ where
         }
     }
 
+    /// A stream was given up in silence. The peer is asked again only if it has answered something since it was last asked: gRPC's servers
+    /// take more for an attack (golang/go#70575). Else its last word counts for as long as a ping may take, and then no more.
+    fn doubt(&mut self) {
+        let Some(handle) = self.handle.upgrade().filter(|_| self.doubt.is_none()) else { return };
+        if handle.heard.swap(false, Relaxed) {
+            self.ask();
+        } else if self.alive_at.elapsed() >= self.ping_timeout {
+            self.slot.condemn(Why::Drained);
+        }
+    }
+
     /// Asks whether the peer is there, and offers the connection to nobody until it says so.
     fn ask(&mut self) {
         if self.doubt.is_none() && self.pings.send_ping(Ping::opaque()).is_ok() {
@@ -162,7 +184,7 @@ where
     fn poll_doubt(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(due) = &mut self.doubt else { return Poll::Pending };
         if self.pings.poll_pong(cx).is_ready() {
-            self.doubt = None;
+            (self.doubt, self.alive_at) = (None, Instant::now());
             self.slot.resize(self.room);
             return Poll::Pending;
         }
@@ -188,9 +210,13 @@ where
         }
     }
 
-    /// Resets what was given up, one after the other.
+    /// Resets what was given up, one after the other. If nothing else is left of a connection that takes no more, all at once.
     fn reset(&mut self, cx: &mut Context<'_>) {
-        while !self.given_up.is_empty() {
+        while let Some(given_up) = self.given_up.front() {
+            let is_all = given_up.handle().active.load(Relaxed) == self.given_up.len();
+            if is_all && self.slot.is_condemned() {
+                return self.given_up.clear();
+            }
             let timer = self.next_reset.get_or_insert_with(|| Box::pin(sleep(EVERY)));
             if timer.as_mut().poll(cx).is_pending() {
                 return;

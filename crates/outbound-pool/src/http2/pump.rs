@@ -24,7 +24,7 @@ pub(super) struct Pump {
 
 /// Why an upload stopped.
 pub(super) enum Stopped {
-    /// The request's own body failed.
+    /// The request's own body failed: the stream is to be reset.
     Body(BoxError),
     /// The peer, or the connection, takes no more: the response says why.
     Stream,
@@ -43,6 +43,13 @@ impl Pump {
     /// Whether it has ended, well or not.
     pub(super) fn is_over(&self) -> bool {
         self.is_over
+    }
+
+    /// To its end where nobody waits for it.
+    pub(super) async fn run(mut self) {
+        if let Err(Stopped::Body(_)) = std::future::poll_fn(|cx| self.poll(cx)).await {
+            self.stream.send_reset(Reason::CANCEL);
+        }
     }
 
     /// Must not be polled again after it has ended.
@@ -82,10 +89,7 @@ impl Pump {
                         return Poll::Ready(self.stream.send_trailers(trailers).map_err(|_| Stopped::Stream));
                     }
                 },
-                Some(Err(error)) => {
-                    self.stream.send_reset(Reason::CANCEL);
-                    return Poll::Ready(Err(Stopped::Body(error)));
-                }
+                Some(Err(error)) => return Poll::Ready(Err(Stopped::Body(error))),
                 None => {
                     let ended = self.stream.send_data(Bytes::new(), true);
                     return Poll::Ready(ended.map_err(|_| Stopped::Stream));

@@ -17,7 +17,9 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     uri::{Authority, PathAndQuery, Scheme},
 };
-use outbound_core::{BoxError, Elapsed, Exchange, Failure, InvalidRequest, Kind, Phase, TransportError};
+use outbound_core::{
+    BoxError, Delivery, Elapsed, Exchange, Failure, InvalidRequest, Kind, Phase, TransportError,
+};
 
 use super::{
     body::Body,
@@ -148,6 +150,9 @@ impl Streaming {
                 TransportError::new(Kind::Invalid, &self.exchange).because(error).into(),
             ));
         }
+        // Without a body, but with a length, it has one that is too short.
+        let length = content_length(call.request.headers());
+        call.request.body_mut().announce(Keep::Small, length);
         let has_body = call.request.body().has_body();
         let mut head = Request::new(());
         *head.method_mut() = call.request.method().clone();
@@ -158,15 +163,11 @@ impl Streaming {
         let bytes_in = stream.handle.traffic.bytes_in();
         let (response, sending) = match self.sender.send_request(head, !has_body) {
             Ok(sent) => sent,
-            Err(error) => return Err(self.failed(error, None, true)),
+            Err(error) => return Err(self.failed(error, None)),
         };
         self.exchange.wrote(size);
-        let pump = has_body.then(|| {
-            let length = content_length(call.request.headers());
-            let mut upload = std::mem::take(call.request.body_mut());
-            upload.announce(Keep::Small, length);
-            Pump::new(sending, upload, self.exchange.clone())
-        });
+        let pump = has_body
+            .then(|| Pump::new(sending, std::mem::take(call.request.body_mut()), self.exchange.clone()));
         if pump.is_none() {
             self.exchange.enter(Phase::Head);
         }
@@ -204,9 +205,8 @@ impl Streaming {
             Ok(head) if sent.interim + head_size(head.headers()) > limit => return too_large(exchange),
             Ok(head) => head,
             Err(error) => {
-                let pump = sent.pump.take();
-                let is_silent = sent.interim == 0;
-                return Poll::Ready(Err(self.failed(error, pump, is_silent)));
+                let sent = self.sent.take();
+                return Poll::Ready(Err(self.failed(error, sent)));
             }
         };
         Poll::Ready(Ok(self.answered(head)))
@@ -220,49 +220,55 @@ impl Streaming {
         if let Some(call) = call {
             call.carry_over(&mut parts, &self.exchange, self.tracked);
         }
+        let stream = stream.expect("an exchange has a stream");
+        stream.handle.heard();
         let pump = sent.and_then(|sent| sent.pump).filter(|pump| !pump.is_over());
         let length = content_length(&parts.headers);
-        let body = Body::new(
-            incoming,
-            pump,
-            stream.expect("an exchange has a stream"),
-            self.exchange.clone(),
-            length,
-        );
+        let body = Body::new(incoming, pump, stream, self.exchange.clone(), length);
         Response::from_parts(parts, body)
     }
 
+    /// It has failed. What the peer, or the connection, has not ended is reset, no faster than what a caller gives up.
+    fn give_up(&mut self) {
+        if let (Some(stream), Some(sent)) = (self.stream.take(), self.sent.take()) {
+            stream.abandon(sent);
+        }
+    }
+
     /// Whether the request is to be sent again, and what failed if not.
-    fn failed(&mut self, error: h2::Error, pump: Option<Pump>, is_silent: bool) -> Failed {
+    fn failed(&mut self, error: h2::Error, sent: Option<Sent>) -> Failed {
         let (stream, exchange) = (self.stream.as_ref().expect("an exchange has a stream"), &self.exchange);
-        let was_sent = self.sent.is_some();
-        let failure = Failure::of(&error);
-        let is_refused = failure.delivery() == outbound_core::Delivery::Refused;
+        let was_sent = sent.is_some();
+        let is_silent = sent.as_ref().is_none_or(|sent| sent.interim == 0);
+        let is_first = sent.as_ref().is_some_and(|sent| sent.response.stream_id().as_u32() == FIRST);
+        // h2 says so of none but the streams above the last that the peer names: these it has not processed (RFC 9113, 6.8). With an error
+        // it may be the answer to the connection's first request all the same, as Go takes it too.
+        let is_turned_away = error.is_go_away()
+            && error.is_remote()
+            && (!is_first || error.reason() == Some(Reason::NO_ERROR));
+        let is_refused = is_turned_away || Failure::of(&error).delivery() == Delivery::Refused;
         if is_refused && error.is_reset() {
             stream.handle().refused();
         }
-        // An orderly GOAWAY is about its connection alone, and the next one may be just as close to its end.
-        let is_turned_away = is_refused && error.is_go_away();
-        let is_last =
-            |call: &Call| if is_turned_away { call.turned_away >= TURNED_AWAY } else { call.is_second };
-        let call = self.call.take().filter(|call| !is_last(call));
+        // A GOAWAY is about its connection alone, and the next one may be just as close to its end.
+        let tries = if is_turned_away { TURNED_AWAY } else { 1 };
+        let call = self.call.take().filter(|call| call.sent < tries);
         // Who did not answer a ping has been waited for long enough.
         let is_lost = (error.is_io() || error.is_go_away()) && !stream.handle().silent.load(Relaxed);
         let may_go_again = |call: &Call| {
             !was_sent || is_refused || (self.was_used && is_silent && is_lost && call.is_idempotent)
         };
         if let Some(mut call) = call.filter(|call| may_go_again(call)) {
-            let body = match pump {
-                Some(pump) => pump.into_upload(),
-                None if was_sent => Some(Upload::default()),
+            let body = match sent {
+                Some(Sent { pump: Some(pump), .. }) => pump.into_upload(),
+                Some(_) => Some(Upload::default()),
                 None => Some(std::mem::take(call.request.body_mut())),
             };
             if let Some(body) = body {
                 tracing::debug!(origin = %call.origin, %error, "the request was not processed: sending again");
                 *call.request.body_mut() = body;
                 call.exchange = Some(exchange.clone());
-                call.is_second |= !is_turned_away;
-                call.turned_away += u8::from(is_turned_away);
+                call.sent += 1;
                 return Failed::Again(call);
             }
         }
@@ -303,7 +309,7 @@ impl Future for Streaming {
         if this.sent.is_none() {
             let sent = match ready!(this.sender.poll_ready(cx)) {
                 Ok(()) => this.send(),
-                Err(error) => Err(this.failed(error, None, true)),
+                Err(error) => Err(this.failed(error, None)),
             };
             if let Err(failed) = sent {
                 this.stream = None;
@@ -312,20 +318,17 @@ impl Future for Streaming {
         }
         let polled = this.poll_sent(cx);
         if let Poll::Ready(Err(_)) = polled {
-            this.sent = None;
-            this.stream = None;
+            this.give_up();
         }
         polled
     }
 }
 
 impl Drop for Streaming {
-    /// Given up before the head: that one stream is reset. If the peer has not said a word since, it is asked whether it is there.
+    /// Given up before the head: that one stream is reset.
     fn drop(&mut self) {
         let (Some(sent), Some(stream)) = (self.sent.take(), self.stream.take()) else { return };
-        if stream.handle.traffic.bytes_in() == sent.bytes_in {
-            stream.handle.order(Order::Doubt);
-        }
+        stream.handle.doubt(sent.bytes_in);
         stream.abandon(sent);
     }
 }
@@ -376,7 +379,7 @@ fn prepare(request: &mut Request<Upload>) -> Result<(), InvalidRequest> {
     for name in ["keep-alive", "proxy-connection"] {
         headers.remove(name);
     }
-    if headers.get(TE).is_some_and(|te| te != "trailers") {
+    if headers.get_all(TE).iter().any(|te| te != "trailers") {
         headers.remove(TE);
     }
     if let Some(length) = length.filter(|&length| length > 0 || expects_content) {
@@ -394,6 +397,8 @@ fn prepare(request: &mut Request<Upload>) -> Result<(), InvalidRequest> {
 }
 
 const STATUS: usize = 10;
+/// The stream of a connection's first request (RFC 9113, 5.1.1).
+const FIRST: u32 = 1;
 /// Go sends a request up to seven times again, but waits before all but the first.
 const TURNED_AWAY: u8 = 3;
 const TURNS: u8 = 3;

@@ -114,6 +114,11 @@ impl<K: Clone + Eq + Hash, C: Share> Slot<K, C> {
         self.slots.with(|state, fx| state.condemn(self.id(), why, fx));
     }
 
+    /// Whether it takes no more exchanges.
+    pub(crate) fn is_condemned(&self) -> bool {
+        self.slots.with(|state, _| state.is_condemned(self.id()))
+    }
+
     /// Its socket is closed: it stands for another that is being dialed.
     pub(crate) fn redial(&self) {
         let id = self.slots.with(|state, fx| state.redial(self.id(), fx));
@@ -139,6 +144,11 @@ impl<K: Clone + Eq + Hash, C: Share> Lease<K, C> {
         Self { slots, id, ticket, idle_since, connection: Some(connection) }
     }
 
+    /// The place from which it was asked for.
+    pub(crate) fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
     /// Since when the connection had been idle; `None` if it is new or came straight from another exchange.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         self.idle_since
@@ -151,12 +161,11 @@ impl<K: Clone + Eq + Hash, C: Share> Lease<K, C> {
         drop(left);
     }
 
-    /// The connection turns out to be dead before it was used: it is closed. Returns the place to ask again from.
-    pub(crate) fn bury(mut self) -> Ticket {
+    /// The connection turns out to be dead before it was used: it is closed.
+    pub(crate) fn bury(mut self) {
         let connection = self.take();
         self.slots.with(|state, fx| state.bury(self.id, Now::read(), fx));
         drop(connection);
-        self.ticket
     }
 
     /// The connection will not be used again; the caller closes it.

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::{
     list::{Links, List},
     state::{
-        Effects, Grant, Host, Nature, Now, Record, RecordId, Reuse, Share, Stage, State, Ticket, Use, Waiter,
-        next,
+        Counted, Effects, Grant, Host, Nature, Now, Record, RecordId, Reuse, Share, Stage, State, Ticket,
+        Use, Waiter, next,
     },
 };
 use crate::{
@@ -342,6 +342,10 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         }
     }
 
+    pub(super) fn is_condemned(&self, id: RecordId) -> bool {
+        !self.is_current(id) || self.records[id.index].why.is_some()
+    }
+
     pub(super) fn remove(&mut self, id: RecordId, fx: &mut Effects<K, C>) {
         if !self.is_current(id) {
             return;
@@ -349,7 +353,8 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         let was_open = !matches!(self.records[id.index].stage, Stage::Dialing);
         match self.records[id.index].stage {
             Stage::Idle { .. } | Stage::Shared { .. } => {
-                self.doom(id.index, Why::Lost);
+                let is_idle = self.records[id.index].stage.counted() == Counted::Idle;
+                self.doom(id.index, if is_idle { Why::Lost } else { Why::Spent });
                 let (connection, _) = self.unshelve(id.index, Stage::Closing);
                 fx.close([connection]);
             }
