@@ -127,8 +127,8 @@ impl Sending {
         mem::replace(&mut call.request, kept)
     }
 
-    /// Whether the head exceeds what is allowed. It may have come whole, in one read with the beginning of its body.
-    fn is_too_large(&self, head: &Response<Incoming>) -> Option<HeadTooLarge> {
+    /// The head exceeds what is allowed: it may have come whole, in one read with the beginning of its body.
+    fn too_large(&self, head: &Response<Incoming>) -> Option<HeadTooLarge> {
         let lease = self.lease.as_ref()?;
         let limit = lease.wire.max_head();
         let read = lease.exchange.as_ref()?.bytes_in() - self.bytes_in;
@@ -183,7 +183,7 @@ impl Future for Sending {
             this.lease.as_mut().expect(OVER).send(request);
         }
         Poll::Ready(match ready!(this.lease.as_mut().expect(OVER).poll_response(cx)) {
-            Ok(head) => match this.is_too_large(&head) {
+            Ok(head) => match this.too_large(&head) {
                 None => Ok(this.answered(head)),
                 Some(error) => Err(this.broken(error, None)),
             },
