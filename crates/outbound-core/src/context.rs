@@ -3,6 +3,7 @@
 use std::{fmt, num::NonZeroU32, panic::Location};
 
 use http::{Extensions, Request, Response, request, response};
+use tracing::{Metadata, dispatcher};
 
 use crate::{deadline::Deadline, exchange::Exchange, ledger::Ledger, retries::Retries};
 
@@ -53,6 +54,8 @@ pub struct Carried {
     pub attempt: Option<Attempt>,
     /// [`CallSite::of`] it.
     pub call_site: Option<CallSite>,
+    /// The `tracing` span in which its call site was put on it: the caller's, where spans of layers hide it from those inside.
+    pub span: Option<&'static Metadata<'static>>,
     /// [`Idempotent::of`] it.
     pub idempotent: bool,
     /// [`UrlTemplate::of`] it.
@@ -129,9 +132,11 @@ impl CallSite {
         Carried::of(message)?.call_site
     }
 
-    /// Puts it on `message`.
+    /// Puts it on `message`, and with it the `tracing` span that the caller is in: [`Carried::span`].
     pub fn attach(self, message: &mut impl Message) {
-        Carried::on(message).call_site = Some(self);
+        let carried = Carried::on(message);
+        carried.call_site = Some(self);
+        carried.span = dispatcher::get_default(|dispatch| dispatch.current_span().metadata());
     }
 
     /// File, line and column.
@@ -220,10 +225,21 @@ impl CallContext {
 
 impl From<&Carried> for CallContext {
     fn from(carried: &Carried) -> Self {
-        let Carried { deadline, call_site, idempotent, url_template, ref ledger, ref retries, .. } = *carried;
+        let Carried { deadline, call_site, span, idempotent, url_template, ref ledger, ref retries, .. } =
+            *carried;
         let (ledger, retries) = (ledger.clone(), retries.clone());
         let (attempt, exchange) = (None, None);
-        Self(Carried { deadline, attempt, call_site, idempotent, url_template, exchange, ledger, retries })
+        Self(Carried {
+            deadline,
+            attempt,
+            call_site,
+            span,
+            idempotent,
+            url_template,
+            exchange,
+            ledger,
+            retries,
+        })
     }
 }
 

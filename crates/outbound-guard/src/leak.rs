@@ -83,7 +83,7 @@ pub enum Leak {
 pub struct Holding {
     /// The line that made the call: [`SendExt::send`](crate::SendExt::send) tells.
     pub site: Option<CallSite>,
-    /// The tracing span in which the service was called.
+    /// The `tracing` span that the line was in, as [`site`](Self::site) has it; without that, the one in which the service was called.
     pub span: Option<&'static Metadata<'static>>,
     /// Where the request went.
     pub origin: Option<Origin>,

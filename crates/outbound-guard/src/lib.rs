@@ -45,7 +45,7 @@
 //! # Who
 //!
 //! A call is known by its [`CallSite`](outbound_core::CallSite), which [`SendExt::send`] puts on a request; by the `tracing` span in
-//! which the service was called; and, if that is [wanted](Builder::backtraces), by a backtrace. It knows the connection, and the phase before the response
+//! which that was done, or else in which the service was called; and, if that is [wanted](Builder::backtraces), by a backtrace. It knows the connection, and the phase before the response
 //! head, if an [`Exchange`](outbound_core::Exchange) rides on the request and the pool below reports on it. Whatever builds clients is
 //! known by the line too: outbound's pool [announces](outbound_core::Construction::announce) itself, and a function of your own that
 //! builds a client of another library can do the same.
@@ -66,9 +66,9 @@
 //! has moved to another thread meanwhile, or there are more threads than shards. Each poll costs two looks at the clock at most.
 //!
 //! One task for all calls looks through them when the first could be due, and every five seconds. It is started by a call, on its
-//! runtime, which needs its timer on and has to be driven, and ends when nothing is open. Outside a Tokio runtime there is none: then calls are seen in
-//! [`LeakDetector::snapshot`], and told about when they end. A look takes a tenth of the time at most, and is late where there are so many
-//! calls that it would take longer.
+//! runtime, which needs its timer on and has to be driven, and ends when nothing is open. Outside a Tokio runtime there is none: then
+//! calls are seen in [`LeakDetector::snapshot`], and told about when they end. A look takes a tenth of the time at most, and is late
+//! where there are so many calls that it would take longer.
 //!
 //! All open calls are looked at, a shard at a time, by [`LeakDetector::snapshot`] and [`LeakDetector::stats`]; and by a limit for each
 //! call that it turns away, where it asks a [`LeakDetector::witness`]: little more than a comparison each, but as many as are open.

@@ -151,7 +151,7 @@ fn lock<B>(lent: &Mutex<Lent<B>>) -> MutexGuard<'_, Lent<B>> {
 
 const PANICKED: &str = "the response body panicked when it was polled before";
 
-#[cfg(test)]
+#[cfg(all(test, not(outbound_loom)))]
 mod tests {
     use std::{
         panic::{AssertUnwindSafe, catch_unwind},

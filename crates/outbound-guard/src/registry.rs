@@ -104,7 +104,10 @@ impl Registry {
             client,
             uri: request.uri().clone(),
             site: carried.and_then(|carried| carried.call_site),
-            span: dispatcher::get_default(|dispatch| dispatch.current_span().metadata()),
+            span: match carried {
+                Some(Carried { call_site: Some(_), span, .. }) => *span,
+                _ => dispatcher::get_default(|dispatch| dispatch.current_span().metadata()),
+            },
             attempt: carried.and_then(|carried| carried.attempt),
             exchange: carried.and_then(|carried| carried.exchange.clone()),
             backtrace: None,

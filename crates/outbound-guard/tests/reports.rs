@@ -15,8 +15,8 @@ use std::{
 use http::{Request, Response, Version};
 use http_body_util::BodyExt;
 use outbound_core::{
-    Attempt, CallSite, ConnectionInfo, Construction, Elapsed, Established, Exchange, Origin, Overloaded,
-    Phase,
+    Attempt, CallContext, CallSite, ConnectionInfo, Construction, Elapsed, Established, Exchange, Origin,
+    Overloaded, Phase,
 };
 use outbound_guard::{Backtraces, Holding, Leak, LeakGuardLayer, SendExt};
 use outbound_limit::ConcurrencyLimitLayer;
@@ -151,6 +151,21 @@ async fn the_span_is_named() {
     assert_eq!(holding.span.unwrap().name(), "polling", "where the service was called");
     assert!(holding.to_string().contains("called at an unknown line in span \"polling\""), "{holding}");
     drop(response);
+
+    // Whatever spans there are around it on its way.
+    let (client, detector, _log) = watched([answering()]);
+    for (name, line_in, named) in [("in one", Some("checkout"), Some("checkout")), ("in none", None, None)] {
+        let span = line_in.map_or_else(tracing::Span::none, |_| tracing::info_span!("checkout"));
+        let (mut first, mut again) = (get(), get());
+        span.in_scope(|| CallSite::here().attach(&mut first));
+        // As a retry layer does.
+        CallContext::of(&first).unwrap().attach(&mut again);
+        let attempt = tracing::info_span!("http.client.request");
+        let response = attempt.in_scope(|| now(client.send(again))).unwrap();
+        let span = detector.snapshot()[0].span.map(tracing::Metadata::name);
+        assert_eq!(span, named, "{name}");
+        drop(response);
+    }
 }
 
 #[tokio::test(start_paused = true)]
