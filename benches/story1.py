@@ -2,8 +2,8 @@
 """Story 1: 300 calls at a time to a server that nobody here wrote. `python3 benches/story1.py`
 
 FastAPI on uvicorn takes three seconds for each of 1,000 POSTs, and outbound, hyper-util, reqwest, httpx and aiohttp send them, as they
-come and with room for 300 connections. Then the same server with blocking handlers: 40 threads, a second for each call, and callers who
-wait five. For each client: what failed, how long it took, what CPU the client's process took (without what it took to start), the most
+come and with room for 300 connections. Then the same server with blocking handlers: 40 threads, a second for each call, and five for its
+answer: where the client has a limit, waiting for a turn is not counted. For each client: what failed, how long it took, what CPU the client's process took (without what it took to start), the most
 memory that it had, and how many sockets the server saw.
 
 Needs Rust, and Python packages that it installs from the registry into `target/story1`; where those cannot be had it says so, and
@@ -75,7 +75,7 @@ def main():
         print(f"\n{calls}; asyncio.sleep({options.sleep:g}) for each")
         good &= table(ASLEEP, "asleep", options.sleep, options)
     if options.only != "asleep":
-        print(f"\n{calls}, 5 s of patience; time.sleep({options.block:g}) for each, on 40 threads")
+        print(f"\n{calls}, 5 s for the answer; time.sleep({options.block:g}) for each, on 40 threads")
         good &= table(BLOCKING, "blocking", options.block, options)
     return 0 if good else 1
 
