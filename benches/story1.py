@@ -3,8 +3,8 @@
 
 FastAPI on uvicorn takes three seconds for each of 1,000 POSTs, and outbound, hyper-util, reqwest, httpx and aiohttp send them, as they
 come and with room for 300 connections. Then the same server with blocking handlers: 40 threads, a second for each call, and five for its
-answer: where the client has a limit, waiting for a turn is not counted. For each client: what failed, how long it took, what CPU the client's process took (without what it took to start), the most
-memory that it had, and how many sockets the server saw.
+answer; where the client has a limit, waiting for a turn is not counted. For each client: what failed, how long it took, what CPU the
+client's process took (without what it took to start), the most memory that it had, and how many sockets the server saw.
 
 Needs Rust, and Python packages that it installs from the registry into `target/story1`; where those cannot be had it says so, and
 that is all it does. Exits with 1 if a call of outbound's failed that should not have.
