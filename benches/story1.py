@@ -2,9 +2,9 @@
 """Story 1: 300 calls at a time to a server that nobody here wrote. `python3 benches/story1.py`
 
 FastAPI on uvicorn takes three seconds for each of 1,000 POSTs, and outbound, hyper-util, reqwest, httpx and aiohttp send them, as they
-come and with room for 300 connections. Then the same server with blocking handlers: 40 threads, a second for each call, and callers who
-wait five. For each client: what failed, how long it took, what CPU and memory the client's process took (without what it took to
-start), and how many sockets the server saw.
+come and with room for 300 connections. Then the same server with blocking handlers: 40 threads, a second for each call, and five for its
+answer; where the client has a limit, waiting for a turn is not counted. For each client: what failed, how long it took, what CPU the
+client's process took (without what it took to start), the most memory that it had, and how many sockets the server saw.
 
 Needs Rust, and Python packages that it installs from the registry into `target/story1`; where those cannot be had it says so, and
 that is all it does. Exits with 1 if a call of outbound's failed that should not have.
@@ -75,7 +75,7 @@ def main():
         print(f"\n{calls}; asyncio.sleep({options.sleep:g}) for each")
         good &= table(ASLEEP, "asleep", options.sleep, options)
     if options.only != "asleep":
-        print(f"\n{calls}, 5 s of patience; time.sleep({options.block:g}) for each, on 40 threads")
+        print(f"\n{calls}, 5 s for the answer; time.sleep({options.block:g}) for each, on 40 threads")
         good &= table(BLOCKING, "blocking", options.block, options)
     return 0 if good else 1
 
@@ -119,8 +119,9 @@ def table(rows, handler, seconds, options):
         failed = sum(said["failures"].values())
         good &= not (ours and failed)
         cpu = usage.ru_utime + usage.ru_stime - said.get("start", 0.0)
+        memory = f"{said['peak kB'] / 1000:.0f}" if said["peak kB"] else "?"
         print(
-            f"{name:12}{how:18}{failed:>8}{said['seconds']:>9.1f}{cpu:>8.2f}{usage.ru_maxrss / 1000:>9.0f}"
+            f"{name:12}{how:18}{failed:>8}{said['seconds']:>9.1f}{cpu:>8.2f}{memory:>9}"
             f"{seen['sockets']:>9}{seen['at once']:>9}",
             *(f"  {count} {why}" for why, count in said["failures"].items()),
             flush=True,
@@ -273,7 +274,16 @@ def call(arguments):
         return time.monotonic() - begun
 
     start, seconds = asyncio.run(CLIENTS[options.client](options, call_all))
-    print(json.dumps({"failures": failures, "seconds": seconds, "start": start}))
+    print(json.dumps({"failures": failures, "seconds": seconds, "start": start, "peak kB": peak()}))
+
+
+def peak():
+    """The most memory that this program has had. What wait4 says of a child begins with what its parent has had."""
+    try:
+        status = pathlib.Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")), None)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 //! Does a limit help a server with few threads? `cargo run --release --example crowd`
 //!
 //! The server has 40 threads, each call keeps one of them for 80 ms, and it finishes what it has begun although nobody waits for it any more,
-//! as thread pools do. A thousand calls come at it, 300 at a time, with 400 ms of patience each: without a limit most of them wait in
-//! the server until their patience ends, and the answers come to nobody. With the right limit they wait in the client, where waiting
+//! as thread pools do. A thousand calls come at it, 300 at a time, and each gives it 400 ms to answer: without a limit most of them wait in
+//! the server until that has passed, and the answers come to nobody. With the right limit they wait in the client, where waiting
 //! costs nothing; and an adaptive one finds it by itself.
 //!
 //! Exits with 1 if a call failed under the fixed limit, if most did not without one, or if one that is learnt let more than a tenth fail of

@@ -1,6 +1,7 @@
 //! The calls of the first story, by `outbound` and its peers in Rust: what `benches/story1.py` runs beside httpx and aiohttp.
 //!
-//! Makes all calls, and prints one line of JSON: which failed, and how long it took. What it costs is for its parent to see.
+//! Makes all calls, and prints one line of JSON: which failed, how long it took, and the most memory it has had. What it costs of CPU
+//! is for its parent to see.
 
 use std::{
     collections::BTreeMap,
@@ -70,8 +71,16 @@ async fn main() -> Result<(), BoxError> {
         Peer::HyperUtil => run(hyper_util(), &options).await,
         Peer::Reqwest => run(reqwest(&options)?, &options).await,
     };
-    println!("{}", serde_json::json!({ "failures": failures, "seconds": begun.elapsed().as_secs_f64() }));
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{}", serde_json::json!({ "failures": failures, "seconds": seconds, "peak kB": peak() }));
     Ok(())
+}
+
+/// The most memory that this program has had, in kB. What `wait4` says of a child begins with what its parent has had.
+fn peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    peak.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 fn outbound(options: &Options) -> Result<Client, BoxError> {

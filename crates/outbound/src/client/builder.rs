@@ -82,8 +82,8 @@ impl ClientBuilder {
         self
     }
 
-    /// A header field of each request that has none of that name, in place of any default of that name. `Authorization`, `Cookie` and `Proxy-Authorization` are marked
-    /// sensitive, as a [`secret_header`](Self::secret_header) is.
+    /// A header field of each request that has none of that name, in place of any default of that name. `Authorization`, `Cookie` and
+    /// `Proxy-Authorization` are marked sensitive, as a [`secret_header`](Self::secret_header) is.
     pub fn default_header<N, V>(self, name: N, value: V) -> Self
     where
         N: TryInto<HeaderName, Error: Into<BoxError>>,
