@@ -4,7 +4,7 @@ use http::{
     Request,
     header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
 };
-use outbound_core::{CallContext, Origin};
+use outbound_core::{CallContext, Carried, Origin};
 use tower_http::follow_redirect::policy::{Action, Attempt, Policy};
 
 use crate::Body;
@@ -20,12 +20,13 @@ use crate::Body;
 #[derive(Clone, Debug)]
 pub(crate) struct NoCredentials {
     left: usize,
+    is_followed: bool,
     is_abroad: bool,
 }
 
 impl NoCredentials {
     pub(crate) fn up_to(redirects: usize) -> Self {
-        Self { left: redirects, is_abroad: false }
+        Self { left: redirects, is_followed: false, is_abroad: false }
     }
 }
 
@@ -40,11 +41,16 @@ impl<E> Policy<Body, E> for NoCredentials {
             return Ok(Action::Stop);
         }
         self.left -= 1;
+        self.is_followed = true;
         self.is_abroad |= crosses;
         Ok(Action::Follow)
     }
 
     fn on_request(&mut self, request: &mut Request<Body>) {
+        if self.is_followed {
+            // It was made of the first URI's path.
+            Carried::on(request).url_template = None;
+        }
         if !self.is_abroad {
             return;
         }
