@@ -3,7 +3,8 @@
 //! A service that builds a client for each session, and keeps its sessions: memory and sockets pile up. The leak guard names the line,
 //! and then the same service runs with that line fixed. Each runs in a process of its own, against a server in a third.
 //!
-//! Prints calls, sockets, descriptors and memory of both, and draws them over time: `--svg FILE`.
+//! Prints calls, sockets, descriptors and memory of both, and draws them over time: `--svg FILE`. Fails unless the line was named once
+//! before, and never after; `--seconds 1` is enough for that.
 
 use std::{
     path::PathBuf,
@@ -22,7 +23,7 @@ use outbound::{
     pool::{InvalidConfig, connect::Tcp},
 };
 use outbound_examples::upstream::{self, Mood, Upstream};
-use outbound_guard::{LeakGuard, LeakGuardLayer, SendExt};
+use outbound_guard::{Leak, LeakGuard, LeakGuardLayer, SendExt};
 use plotters::prelude::*;
 use serde_json::{Value, json};
 use tokio::{
@@ -34,10 +35,10 @@ use tower::Layer;
 #[derive(Clone, Debug, Parser)]
 struct Options {
     /// Seconds that each of the two runs
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
     /// Sessions that begin each second
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(20..))]
     rate: u32,
     /// Where to draw sockets and memory over time
     #[arg(long, default_value = "target/leak.svg")]
@@ -102,8 +103,15 @@ impl Service {
         let upstream = Upstream::start(Mood::Steady).await?;
         let target: Uri = upstream.url.parse()?;
         let begun = Instant::now();
+        let named = Arc::new(Mutex::new(Vec::new()));
+        let names = named.clone();
         let (guard, detector) = LeakGuardLayer::builder()
-            .callback(move |leak| eprintln!("  {:.2} s: {leak}", begun.elapsed().as_secs_f64()))
+            .callback(move |leak| {
+                eprintln!("  {:.2} s: {leak}", begun.elapsed().as_secs_f64());
+                if let Leak::Churn { construction, .. } = leak {
+                    names.lock().expect("nobody panics").push(construction.site.location().line());
+                }
+            })
             .pair();
         // The fix: it is built here …
         let shared = guard.layer(Pool::builder().build(Tcp::new())?);
@@ -141,9 +149,17 @@ impl Service {
         );
         drop((sessions, shared));
         upstream.stop().await?;
+        let expected = if self == Self::Before { vec![LEAK] } else { vec![] };
+        let named = named.lock().expect("nobody panics").clone();
+        if named != expected {
+            return Err(format!("lines {named:?} were told to build clients, and not {expected:?}").into());
+        }
         Ok(())
     }
 }
+
+/// The line below that leaks.
+const LEAK: u32 = line!() + 4;
 
 fn build(guard: &LeakGuardLayer) -> Result<Client, InvalidConfig> {
     // … and not here, for each session.

@@ -42,8 +42,12 @@ async fn main() -> Result<(), BoxError> {
         .timeout(Duration::from_secs(5))
         .service(legacy::Client::builder(TokioExecutor::new()).build_http());
 
-    println!("before: {}", ask(before, &server).await?);
-    println!("after:  {}", ask(after, &server).await?);
+    let before = ask(before, &server).await?;
+    println!("before: {before}");
+    let after = ask(after, &server).await?;
+    println!("after:  {after}");
+    assert_eq!(before, r#"503 Service Unavailable b"busy" at attempt 1"#);
+    assert_eq!(after, r#"200 OK b"hello" at attempt 2"#);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use axum::{Router, http::StatusCode, routing::get};
 use http::{Request, Response};
-use outbound::{Attempt, BoxError, ClientExt, Failure, ResponseExt, ServiceBuilderExt, retry};
+use outbound::{Attempt, BoxError, ClientExt, Failure, Kind, ResponseExt, ServiceBuilderExt, retry};
 use outbound_examples::server::Server;
 use tower::{ServiceBuilder, service_fn};
 
@@ -29,7 +29,9 @@ async fn main() -> Result<(), BoxError> {
     let server = Server::start(1, Router::new().route("/", get(unsteady)).route("/slow", get(slow)));
 
     let reqwest = reqwest::Client::new();
-    println!("before: {}", reqwest.get(server.url()).send().await?.text().await?);
+    let before = reqwest.get(server.url()).send().await?.text().await?;
+    println!("before: {before}");
+    assert_eq!(before, "busy");
 
     // The two lines: a request in, a response out.
     let service = service_fn(move |request: Request<_>| {
@@ -46,10 +48,14 @@ async fn main() -> Result<(), BoxError> {
 
     let response = client.get(format!("{}/", server.url())).send().await?;
     let attempt = Attempt::of(&response).unwrap_or(Attempt::FIRST);
-    println!("after:  {} at attempt {attempt}", response.text().await?);
+    let after = format!("{} at attempt {attempt}", response.text().await?);
+    println!("after:  {after}");
+    assert_eq!(after, "hello at attempt 2");
 
-    if let Err(error) = client.get(format!("{}/slow", server.url())).send().await {
-        println!("slow:   {error} ({})", Failure::of(&*error).kind());
-    }
+    let slow = client.get(format!("{}/slow", server.url())).send().await;
+    let error = slow.expect_err("it takes a minute");
+    let kind = Failure::of(&*error).kind();
+    println!("slow:   {error} ({kind})");
+    assert_eq!(kind, Kind::Timeout);
     Ok(())
 }

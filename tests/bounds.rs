@@ -1,6 +1,7 @@
 //! What an unfriendly peer could drive is bounded: the rows of `docs/bounds.md` that no layer's own tests hit.
 
 use std::{
+    future::{Ready, ready},
     pin::Pin,
     sync::{
         Arc,
@@ -13,7 +14,8 @@ use std::{
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::{Body, Frame};
-use outbound::{Client, ClientExt, ResponseExt, TooLarge, find, pool::connect::Tcp};
+use http_body_util::BodyExt;
+use outbound::{Client, ClientExt, Exchange, ResponseExt, TooLarge, find, pool::connect::Tcp};
 use outbound_testkit::{Answer, FrameKind, Friendly, Hostile, Script, Sightings, TestBody, Upload};
 use outbound_tests::{
     clock::in_steps,
@@ -40,34 +42,66 @@ impl Body for Endless {
     }
 }
 
-/// What nobody reads stays with the server, but for what fits into buffers: ours, which are what is asserted here for HTTP/2, and those
-/// of the two kernels.
+/// What nobody reads stays with the server: over HTTP/1.1 but for hyper's buffer and the frame that it has handed out, once the reader has
+/// made it grow to its greatest.
 #[tokio::test]
 async fn a_body_that_nobody_reads_is_not_buffered() {
-    for (http2, most) in [(false, 16 << 20), (true, 4 << 20)] {
-        let sent = Arc::new(AtomicUsize::new(0));
-        let count = sent.clone();
-        let endless = move |_: Request<Upload>| {
-            let body = Endless(count.clone());
-            async move { Response::new(body) }
-        };
-        let upstream = Friendly::new(endless);
-        let upstream = if http2 { upstream.http2() } else { upstream }.start();
-        let stack = Setup { http2, leaks: &["abandoned"], ..Setup::default() }.over(Tcp::new());
-        let request = stack.request(Method::GET, upstream.uri("/"), TestBody::new());
-        let held = stack.client.clone().oneshot(request).await.unwrap();
-        let (mut last, mut still) = (0, 0);
-        let stands_still = || {
-            let now = sent.load(SeqCst);
-            still = if now == last { still + 1 } else { 0 };
-            last = now;
-            still > 10_000
-        };
-        patiently("the server to stop", stands_still, || format!("{} bytes", sent.load(SeqCst))).await;
-        assert!(last < most, "HTTP/2: {http2}: {last} bytes were taken off the server");
-        drop(held);
-        stack.leaves_nothing(vec![upstream]).await;
+    const BUFFER: u64 = 8_192 + 4_096 * 100;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let upstream = Friendly::new(endless(&sent)).start();
+    let stack = Setup { leaks: &["abandoned"], ..Setup::default() }.over(Tcp::new());
+    let mut request = stack.request(Method::GET, upstream.uri("/"), TestBody::new());
+    let exchange = Exchange::track(&mut request);
+    let mut body = stack.client.clone().oneshot(request).await.unwrap().into_body();
+    let mut read = 0;
+    while read < 32 * BUFFER {
+        read += body.frame().await.unwrap().unwrap().into_data().unwrap().len() as u64;
     }
+    stands_still(&sent).await;
+    let ahead = exchange.bytes_in() - read;
+    assert!((1..=2 * BUFFER).contains(&ahead), "{ahead} bytes were read and not asked for");
+    drop(body);
+    stack.leaves_nothing(vec![upstream]).await;
+}
+
+/// Over HTTP/2 each stream takes its window, and no other stops it; besides the window the server hands out what it buffers itself.
+#[tokio::test]
+async fn streams_that_nobody_reads_take_their_windows() {
+    const STREAMS: usize = 4;
+    const WINDOW: usize = 2 << 20;
+    const BUFFER: usize = 512 << 10;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let upstream = Friendly::new(endless(&sent)).http2().start();
+    let stack = Setup { http2: true, leaks: &["abandoned"], ..Setup::default() }.over(Tcp::new());
+    let request = || stack.request(Method::GET, upstream.uri("/"), TestBody::new());
+    let mut held = Vec::new();
+    for streams in 1..=STREAMS {
+        held.push(stack.client.clone().oneshot(request()).await.unwrap());
+        let sent = stands_still(&sent).await;
+        let bounds = streams * WINDOW..=streams * (WINDOW + BUFFER);
+        assert!(bounds.contains(&sent), "{sent} bytes for {streams} streams");
+    }
+    assert_eq!(upstream.sightings().connections.len(), 1);
+    drop(held);
+    stack.leaves_nothing(vec![upstream]).await;
+}
+
+fn endless(sent: &Arc<AtomicUsize>) -> impl Fn(Request<Upload>) -> Ready<Response<Endless>> + use<> {
+    let sent = sent.clone();
+    move |_| ready(Response::new(Endless(sent.clone())))
+}
+
+/// How much it was when it did not grow any more.
+async fn stands_still(sent: &AtomicUsize) -> usize {
+    let (mut last, mut still) = (0, 0);
+    let stands_still = || {
+        let now = sent.load(SeqCst);
+        still = if now == last { still + 1 } else { 0 };
+        last = now;
+        still > 10_000
+    };
+    patiently("the server to stop", stands_still, || format!("{} bytes", sent.load(SeqCst))).await;
+    sent.load(SeqCst)
 }
 
 /// Servers that guard against rapid resets (CVE-2023-44487) close the connection for all: so not more than a hundred at once, and then

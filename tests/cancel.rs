@@ -15,14 +15,14 @@ use std::{
 use http::{Method, Request, Uri};
 use hyper_util::client::legacy::connect::dns::Name;
 use outbound::{
-    BoxError,
+    BoxError, Exchange, Phase,
     guard::Leak,
     pool::connect::{Connect, Tcp, Tls},
     retry::{BodyFactory, Decision, Outcome},
 };
 use outbound_testkit::{
-    Answer, BlackHole, Certificate, Frame, Friendly, Gate, Hostile, Script, TestBody, Upstream,
-    cancel_at_each_poll, handler,
+    Answer, BlackHole, Certificate, Frame, FrameKind, Friendly, Gate, Hostile, Script, Sightings, TestBody,
+    Upstream, cancel_at_each_poll, handler,
 };
 use outbound_tests::{
     case::uri,
@@ -31,15 +31,19 @@ use outbound_tests::{
 };
 use tower::{ServiceExt, service_fn};
 
-/// Cancels the call at each of its polls, up to [`MOST`]: what came of it if it got that far.
+/// Cancels the call at each of its polls, up to [`MOST`]: what came of it if it got that far. One of them has to have been where it was to
+/// be cancelled: in this phase, with so many bytes of a response.
 async fn cancelled_anywhere(
     stack: Stack,
     upstream: Option<Upstream>,
     request: impl Fn() -> (Method, Uri, TestBody),
+    (phase, bytes_in): (Phase, u64),
 ) -> Option<Result<Vec<u8>, String>> {
+    let mut calls = Vec::new();
     let call = || {
         let (method, uri, body) = request();
-        let (client, request) = (stack.client.clone(), stack.request(method, uri, body));
+        let (client, mut request) = (stack.client.clone(), stack.request(method, uri, body));
+        calls.push(Exchange::track(&mut request));
         async move {
             match client.oneshot(request).await {
                 Ok(response) => read(response.into_body()).await.map_err(|error| error.to_string()),
@@ -56,6 +60,9 @@ async fn cancelled_anywhere(
         }
     })
     .await;
+    let was_there = |call: &Exchange| call.phase() == phase && call.bytes_in() >= bytes_in;
+    let were: Vec<_> = calls.iter().map(|call| (call.phase(), call.bytes_in())).collect();
+    assert!(calls.iter().any(was_there), "never in {phase:?} with {bytes_in} bytes, but: {were:?}");
     stack.leaves_nothing(Vec::from_iter(upstream)).await;
     done
 }
@@ -76,30 +83,40 @@ fn put(upstream: &Upstream) -> impl Fn() -> (Method, Uri, TestBody) + use<> {
 async fn while_resolving() {
     let nobody = service_fn(|_: Name| pending::<Result<std::vec::IntoIter<SocketAddr>, BoxError>>());
     let request = || (Method::GET, uri("name.example"), TestBody::new());
-    assert_eq!(cancelled_anywhere(stack(Tcp::with_resolver(nobody)), None, request).await, None);
+    assert_eq!(
+        cancelled_anywhere(stack(Tcp::with_resolver(nobody)), None, request, (Phase::Resolve, 0)).await,
+        None
+    );
 }
 
 #[tokio::test]
 async fn while_dialing() {
     let hole = BlackHole::new();
     let request = || (Method::GET, uri(hole.addr()), TestBody::new());
-    assert_eq!(cancelled_anywhere(stack(Tcp::new()), None, request).await, None);
+    assert_eq!(cancelled_anywhere(stack(Tcp::new()), None, request, (Phase::Connect, 0)).await, None);
 }
 
+/// Before the server has said anything, and within what it says: a record of 512 bytes, of which the first is there.
 #[tokio::test]
 async fn while_shaking_hands() {
     let local = Certificate::local();
-    let stalls = Script::new().before_handshake(Script::new().first_byte().stall());
-    let upstream = Hostile::new(stalls).tls(local.clone()).start();
-    let (stack, request) = (stack(Tls::new(Tcp::new(), local.client([]))), put(&upstream));
-    assert_eq!(cancelled_anywhere(stack, Some(upstream), request).await, None);
+    let silent = Script::new().first_byte();
+    for (name, script) in
+        [("silence", silent.clone()), ("half a record", silent.write(&b"\x16\x03\x03\x02\x00\x02"[..]))]
+    {
+        let upstream =
+            Hostile::new(Script::new().before_handshake(script.stall())).tls(local.clone()).start();
+        let (stack, request) = (stack(Tls::new(Tcp::new(), local.client([]))), put(&upstream));
+        let done = cancelled_anywhere(stack, Some(upstream), request, (Phase::Tls, 0)).await;
+        assert_eq!(done, None, "{name}");
+    }
 }
 
 #[tokio::test]
 async fn before_the_settings() {
     let upstream = Hostile::new(Script::new().first_byte().stall()).start();
     let (stack, request) = (http2(), put(&upstream));
-    assert_eq!(cancelled_anywhere(stack, Some(upstream), request).await, None);
+    assert_eq!(cancelled_anywhere(stack, Some(upstream), request, (Phase::Connect, 0)).await, None);
 }
 
 // === exchanging ===
@@ -107,16 +124,17 @@ async fn before_the_settings() {
 #[tokio::test]
 async fn while_it_is_sent_and_answered() {
     let half = Answer::new(200, "hello world");
-    for (name, script) in [
-        ("nothing is read", Script::new().read_head().stall()),
-        ("no answer", Script::new().read_head().read_body()),
-        ("half a head", Script::new().exchange(half.clone().cut_head(20))),
-        ("half a body", Script::new().exchange(half.clone().cut_body(5))),
-        ("half a chunked body", Script::new().exchange(half.chunked(3).cut_body(10))),
+    for (name, script, reached) in [
+        ("nothing is read", Script::new().read_head().stall(), (Phase::Head, 0)),
+        ("no answer", Script::new().read_head().read_body(), (Phase::Head, 0)),
+        ("half a head", Script::new().exchange(half.clone().cut_head(20)), (Phase::Head, 20)),
+        ("half a body", Script::new().exchange(half.clone().cut_body(5)), (Phase::Body, 40)),
+        ("half a chunked body", Script::new().exchange(half.chunked(3).cut_body(10)), (Phase::Body, 50)),
     ] {
         let upstream = Hostile::new(script).start();
         let request = put(&upstream);
-        assert_eq!(cancelled_anywhere(stack(Tcp::new()), Some(upstream), request).await, None, "{name}");
+        let done = cancelled_anywhere(stack(Tcp::new()), Some(upstream), request, reached).await;
+        assert_eq!(done, None, "{name}");
     }
 }
 
@@ -128,7 +146,8 @@ async fn while_an_upload_goes_on() {
         let upstream = Hostile::new(Script::new().read_head().read_body()).start();
         let to = upstream.uri("/");
         let request = || (Method::PUT, to.clone(), body.clone());
-        assert_eq!(cancelled_anywhere(stack(Tcp::new()), Some(upstream), request).await, None);
+        let done = cancelled_anywhere(stack(Tcp::new()), Some(upstream), request, (Phase::Send, 0)).await;
+        assert_eq!(done, None);
     }
 }
 
@@ -136,27 +155,30 @@ async fn while_an_upload_goes_on() {
 async fn while_an_http2_stream_is_open() {
     use frames::*;
     let head = |script: Script, stream| script.write(Frame::response(stream, 200, &[]));
-    for (name, script) in [
-        ("no answer", settled(&[])),
-        ("no window", settled(&[(4, 0)])),
-        ("no body", each(settled(&[]), 1, head)),
+    for (name, script, phase) in [
+        ("no answer", settled(&[]), Phase::Head),
+        ("no window", settled(&[(4, 0)]), Phase::Send),
+        ("no body", each(settled(&[]), 1, head), Phase::Body),
     ] {
         let upstream = Hostile::new(script).start();
         let request = put(&upstream);
-        assert_eq!(cancelled_anywhere(http2(), Some(upstream), request).await, None, "{name}");
+        assert_eq!(cancelled_anywhere(http2(), Some(upstream), request, (phase, 0)).await, None, "{name}");
     }
 }
 
 /// And once not at all: it gets done somewhere on the way.
 #[tokio::test]
 async fn on_the_way_to_a_good_end() {
-    for http2 in [false, true] {
+    let local = Certificate::local();
+    for (name, http2, tls) in [("HTTP/1.1", false, false), ("HTTP/2", true, false), ("TLS", false, true)] {
         let upstream = Friendly::new(handler::echo);
-        let upstream = if http2 { upstream.http2() } else { upstream }.start();
-        let stack = Setup { leaks: ABANDONED, http2, ..Setup::default() }.over(Tcp::new());
+        let upstream = if http2 { upstream.http2() } else { upstream };
+        let upstream = if tls { upstream.tls(local.clone()) } else { upstream }.start();
+        let setup = Setup { leaks: ABANDONED, http2, ..Setup::default() };
+        let stack = setup.over(Tls::new(Tcp::new(), local.client([])));
         let request = put(&upstream);
-        let done = cancelled_anywhere(stack, Some(upstream), request).await;
-        assert_eq!(done, Some(Ok(b"hello".to_vec())), "HTTP/2: {http2}");
+        let done = cancelled_anywhere(stack, Some(upstream), request, (Phase::Body, 0)).await;
+        assert_eq!(done, Some(Ok(b"hello".to_vec())), "{name}");
     }
 }
 
@@ -164,15 +186,20 @@ async fn on_the_way_to_a_good_end() {
 
 #[tokio::test]
 async fn while_waiting_for_a_permit_or_a_connection() {
-    for (permits, connections) in [(1, 8), (8, 1)] {
+    for (permits, connections, phase) in [(1, 8, Phase::Queue), (8, 1, Phase::Acquire)] {
         let upstream = Friendly::new(handler::hello).start();
         let pool = outbound::Pool::builder().max_connections(connections);
         let stack = Setup { permits, pool, ..Setup::default() }.over(Tcp::new());
         let request = || stack.request(Method::GET, upstream.uri("/"), TestBody::new());
         let held = stack.client.clone().oneshot(request()).await.unwrap();
+        let mut calls = Vec::new();
         let done = cancel_at_each_poll(
             MOST,
-            || stack.client.clone().oneshot(request()),
+            || {
+                let mut request = request();
+                calls.push(Exchange::track(&mut request));
+                stack.client.clone().oneshot(request)
+            },
             async |polls| {
                 let (pool, limit) = (stack.stats(), stack.limiter.stats());
                 assert_eq!(
@@ -183,6 +210,7 @@ async fn while_waiting_for_a_permit_or_a_connection() {
             },
         );
         assert!(done.await.is_none());
+        assert_eq!(calls.last().map(Exchange::phase), Some(phase), "{calls:?}");
         read(held.into_body()).await.unwrap();
         assert_eq!(upstream.sightings().requests.len(), 1);
         stack.leaves_nothing(vec![upstream]).await;
@@ -195,7 +223,8 @@ async fn while_it_backs_off() {
     let busy = Answer::new(503, "busy").header("retry-after", "20");
     let upstream = Hostile::new(Script::new().forever(Script::new().exchange(busy))).start();
     let (stack, request) = (stack(Tcp::new()), put(&upstream));
-    assert_eq!(cancelled_anywhere(stack, Some(upstream), request).await, None);
+    // The 503 was there, and read.
+    assert_eq!(cancelled_anywhere(stack, Some(upstream), request, (Phase::Body, 50)).await, None);
 }
 
 #[tokio::test]
@@ -212,6 +241,31 @@ async fn after_any_number_of_frames() {
         }
         drop(body);
         assert_eq!(stack.limiter.stats().in_use, 0, "the permit goes with the body, after {frames} frames");
+        stack.leaves_nothing(vec![upstream]).await;
+    }
+}
+
+#[tokio::test]
+async fn after_any_number_of_frames_of_a_stream() {
+    for frames in 0..=6 {
+        let head = frames::asked().write(Frame::response(1, 200, &[]));
+        let script = (0..6).fold(head, |script, _| script.write(Frame::data(1, "he")));
+        let upstream = Hostile::new(script).start();
+        let stack = http2();
+        let request = stack.request(Method::GET, upstream.uri("/"), TestBody::new());
+        let mut body = stack.client.clone().oneshot(request).await.unwrap().into_body();
+        for _ in 0..frames {
+            http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
+        }
+        drop(body);
+        assert_eq!(stack.limiter.stats().in_use, 0, "the permit goes with the body, after {frames} frames");
+        let resets = |seen: &Sightings| {
+            let frames = seen.connections.iter().flat_map(|connection| &connection.frames);
+            frames.filter(|frame| frame.kind == FrameKind::RST_STREAM).map(Frame::code).collect::<Vec<_>>()
+        };
+        upstream.until("the reset", |seen| !resets(seen).is_empty()).await;
+        assert_eq!(resets(&upstream.sightings()), [Some(frames::CANCEL)], "after {frames} frames");
+        assert_eq!(upstream.open(), 1, "the connection goes on, after {frames} frames");
         stack.leaves_nothing(vec![upstream]).await;
     }
 }

@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Method, StatusCode, Version, header::AUTHORIZATION};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header::AUTHORIZATION};
+use http_body_util::BodyExt;
 use outbound::{
     Body, BoxError, Client, ClientExt, Delivery, Elapsed, Failure, Kind, LeakGuardLayer, Overloaded, Phase,
     ResponseExt, TelemetryLayer,
@@ -21,12 +22,15 @@ use outbound::{
     pool::connect::{Matcher, NoHttp2, Protocols},
     retry::{Backoff, Budget, IdempotencyKey, Jitter, Ratio},
 };
-use outbound_testkit::{Answer, BlackHole, Certificate, Friendly, Gate, Hostile, Script, Upstream, handler};
+use outbound_testkit::{
+    Answer, BlackHole, Certificate, Friendly, Gate, Hostile, Script, Upload, Upstream, handler,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
     time::Instant,
 };
+use tower::ServiceExt;
 use tracing::{
     Event, Id, Level, Metadata, Subscriber,
     field::Field,
@@ -127,9 +131,10 @@ async fn base_url() {
         ("/", "/items", "/items"),
         ("/v1", "/items", "/v1/items"),
         ("/v1/", "/items?page=1", "/v1/items?page=1"),
+        ("/v1", "*", "*"),
     ] {
         let client = builder().base_url(format!("http://{}{base}", upstream.addr())).build().unwrap();
-        client.get(path).send().await.unwrap();
+        client.request(Method::OPTIONS, path).send().await.unwrap();
         assert_eq!(upstream.sightings().requests.pop().unwrap().target, target, "{base} and {path}");
     }
     let client = builder().base_url("http://nobody.invalid/v1").build().unwrap();
@@ -178,6 +183,13 @@ async fn total_timeout() {
     let upstream = Hostile::new(script).start();
     let client = builder().total_timeout(3 * SECOND).build().unwrap();
     assert_eq!(elapsed(client, &upstream).await, ("deadline", Some(Phase::Body), 3 * SECOND));
+    // Longer than the default.
+    let drip = Answer::new(200, "x".repeat(600)).to_bytes();
+    let upstream = Hostile::new(Script::new().read_head().dribble(drip, 60, 10 * SECOND)).start();
+    let client = builder().build().unwrap();
+    assert_eq!(elapsed(client, &upstream).await, ("deadline", Some(Phase::Body), 60 * SECOND));
+    let client = builder().total_timeout(Duration::MAX).build().unwrap();
+    assert_eq!(call(&client, &upstream).await.unwrap().1.len(), 600);
 }
 
 async fn head_timeout() {
@@ -450,6 +462,73 @@ async fn leak_guard() {
     }
 }
 
+/// Story 2, whether its clients are dropped at once or kept, and however many others there are to hear of it.
+#[tokio::test(start_paused = true)]
+async fn a_line_that_builds_clients_again_and_again_is_told_once() {
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = told.clone();
+    let guard = LeakGuardLayer::builder().callback(move |leak| heard.lock().unwrap().push(leak.to_string()));
+    for (name, standing, keeps) in
+        [("dropped at once", 0, false), ("kept", 0, true), ("beside others that stand", 3, false)]
+    {
+        let standing: Vec<_> =
+            (0..standing).map(|_| builder().leak_guard(guard.clone()).build().unwrap()).collect();
+        let (mut kept, mut line) = (Vec::new(), 0);
+        for _ in 0..20 {
+            let client = builder().leak_guard(guard.clone()).build().unwrap();
+            line = line!() - 1;
+            if keeps {
+                kept.push(client);
+            }
+        }
+        drop((standing, kept));
+        let column = 62;
+        let said =
+            format!("10 clients built within 0 s at tests/client.rs:{line}:{column}: build one and share it");
+        assert_eq!(told.lock().unwrap().split_off(0), [said], "{name}");
+        // The same line is told again in another window.
+        tokio::time::sleep(61 * SECOND).await;
+    }
+}
+
+/// Its last clone may be used up by a call: while that goes on there is no body yet.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_before_its_bodies_is_told_and_one_that_makes_a_last_call_is_not() {
+    let upstream = upstream(Answer::new(200, "x".repeat(100_000)));
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = told.clone();
+    let guard = LeakGuardLayer::builder().callback(move |leak| heard.lock().unwrap().push(leak.to_string()));
+    let client = || builder().redirects(3).leak_guard(guard.clone()).build().unwrap();
+    let request = || http::Request::get(upstream.uri("/")).body(Body::empty()).unwrap();
+
+    let oneshot = client().oneshot(request()).await.unwrap();
+    let last = client();
+    let sent = {
+        let call = last.get(upstream.uri("/"));
+        drop(last);
+        call.send().await.unwrap()
+    };
+    for response in [oneshot, sent] {
+        assert_eq!(response.bytes().await.unwrap().len(), 100_000);
+    }
+    assert_eq!(*told.lock().unwrap(), [""; 0]);
+
+    let client = client();
+    let clone = client.clone();
+    let _kept = client.get(upstream.uri("/")).send().await.unwrap();
+    let line = line!() - 1;
+    drop(client);
+    assert_eq!(*told.lock().unwrap(), [""; 0], "a clone is left");
+    drop(clone);
+    let told = told.lock().unwrap().split_off(0);
+    let [told] = &told[..] else { panic!("{told:?}") };
+    assert!(
+        told.starts_with("client dropped with 1 response open, the oldest: ")
+            && told.contains(&format!("client.rs:{line}:")),
+        "{told}"
+    );
+}
+
 /// One span for each attempt, each of which the server sees. What is told in detail is the facade's own tests' affair.
 async fn telemetry() {
     let meter = opentelemetry::global::meter("test");
@@ -621,50 +700,99 @@ const HELLO_IN_GZIP: &[u8] = &[
 
 // === what is no single setting ===
 
-/// Credentials never cross origins, whoever put them there, and do not come back on the way home.
+/// Answers by the first step of the path: `/302@there/on` sends to `/on` there, and `/503` is that status.
+fn signpost() -> Upstream {
+    async fn point(request: Request<Upload>) -> Response<String> {
+        let path = request.uri().path().to_owned();
+        let _ = request.into_body().collect().await;
+        let (step, rest) = path[1..].split_once('/').unwrap_or((&path[1..], ""));
+        let (status, place) = step.split_once('@').unwrap_or((step, ""));
+        // One without a status that redirects is nothing to a client.
+        let location = format!("http://{place}/{rest}");
+        Response::builder().status(status).header("location", location).body(String::new()).unwrap()
+    }
+    Friendly::new(point).start()
+}
+
+/// Credentials never cross origins, whoever put them there, and do not come back on the way home; nor does a `Host` that was
+/// the first origin's.
 #[tokio::test]
 async fn a_redirect_to_another_origin_takes_no_credentials_with_it() {
-    let home = Hostile::new(Script::new().forever(Script::new().exchange(Answer::new(200, "home")))).start();
-    let back = Answer::new(302, "").header("location", home.uri("/back").to_string());
-    let abroad = upstream(back);
-    let to = |status: u16, place: String| upstream(Answer::new(status, "").header("location", place));
-
-    let away = to(302, abroad.uri("/abroad").to_string());
     let client = builder().redirects(5).bearer_auth("ours").secret_header("x-key", "ours").build().unwrap();
-    let asked = client.get(away.uri("/")).header("cookie", "a=b").header("x-plain", "stays");
-    assert_eq!(asked.send().await.unwrap().text().await.unwrap(), "home");
-    for (name, upstream, secrets) in
-        [("first", &away, true), ("abroad", &abroad, false), ("back", &home, false)]
-    {
-        let headers = upstream.sightings().requests.pop().unwrap().headers;
-        for secret in ["authorization", "x-key", "cookie"] {
-            assert_eq!(headers.contains_key(secret), secrets, "{name}: {secret}");
-        }
-        assert_eq!(headers["x-plain"], "stays", "{name}");
-    }
-
-    // Within its origin all of it goes along.
-    let within = Hostile::new(
-        Script::new()
-            .exchange(Answer::new(307, "").header("location", "/there"))
-            .forever(Script::new().exchange(Answer::new(200, "there"))),
-    )
-    .start();
-    let posted = client.post(within.uri("/")).body("the body").send().await.unwrap();
-    assert_eq!(posted.text().await.unwrap(), "there");
-    let request = within.sightings().requests.pop().unwrap();
-    assert_eq!((request.method, &request.body[..]), (Method::POST, &b"the body"[..]));
-    assert!(request.headers.contains_key("authorization"));
-
-    // A body does not cross origins; a streamed one cannot be sent twice.
-    for (name, to, body) in [
-        ("abroad", to(307, abroad.uri("/").to_string()), Body::from("a secret, perhaps")),
-        ("a stream", to(307, "/again".into()), Body::blocking_reader(&b"once"[..])),
+    for (name, stations, takes) in [
+        ("abroad, and home", [0, 1, 0], [true, false, false]),
+        ("abroad, and on", [0, 1, 2], [true, false, false]),
+        ("within, and abroad", [0, 0, 1], [true, true, false]),
     ] {
-        let response = client.post(to.uri("/")).body(body).send().await.unwrap();
-        assert_eq!(response.status(), 307, "{name}");
-        assert_eq!(to.sightings().requests.len(), 1, "{name}");
+        let servers = [signpost(), signpost(), signpost()];
+        let [first, second, third] = stations.map(|station: usize| servers[station].addr());
+        let asked = client.get(format!("http://{first}/302@{second}/302@{third}/200"));
+        let asked = asked.header("cookie", "a=b").header("host", "own.example").header("x-plain", "stays");
+        assert_eq!(asked.send().await.unwrap().status(), 200, "{name}");
+        for (hop, takes) in takes.into_iter().enumerate() {
+            let server = &servers[stations[hop]];
+            let before = stations[..hop].iter().filter(|&&station| station == stations[hop]).count();
+            let headers = &server.sightings().requests[before].headers;
+            for secret in ["authorization", "x-key", "cookie"] {
+                assert_eq!(headers.contains_key(secret), takes, "{name}, hop {hop}: {secret}");
+            }
+            let host = if takes { "own.example".to_owned() } else { server.addr().to_string() };
+            assert_eq!(headers["host"], host, "{name}, hop {hop}");
+            assert_eq!(headers["x-plain"], "stays", "{name}, hop {hop}");
+        }
     }
+}
+
+/// A body does not cross origins, whatever the method; a streamed one cannot be sent twice.
+#[tokio::test]
+async fn a_redirect_takes_the_body_along_within_its_origin_alone() {
+    let client = builder().redirects(5).build().unwrap();
+    let (some, none) = (|| Body::from("the body"), Body::empty);
+    let stream = || Body::blocking_reader(&b"once"[..]);
+    #[rustfmt::skip]
+    let cases = [
+        // name                    method           body      status  abroad  the request that follows
+        ("POST within",            Method::POST,    some(),   307,    false,  Some((Method::POST, 8))),
+        ("POST within",            Method::POST,    some(),   302,    false,  Some((Method::GET, 0))),
+        ("GET within",             Method::GET,     some(),   302,    false,  Some((Method::GET, 8))),
+        ("a stream within",        Method::POST,    stream(), 307,    false,  None),
+        ("POST abroad",            Method::POST,    some(),   307,    true,   None),
+        ("POST abroad",            Method::POST,    some(),   302,    true,   Some((Method::GET, 0))),
+        ("POST abroad",            Method::POST,    some(),   301,    true,   Some((Method::GET, 0))),
+        ("POST abroad",            Method::POST,    some(),   303,    true,   Some((Method::GET, 0))),
+        ("PUT abroad",             Method::PUT,     some(),   302,    true,   None),
+        ("DELETE abroad",          Method::DELETE,  none(),   307,    true,   None),
+        ("GET abroad",             Method::GET,     some(),   301,    true,   None),
+        ("GET abroad",             Method::GET,     some(),   302,    true,   None),
+        ("GET abroad",             Method::GET,     some(),   307,    true,   None),
+        ("GET abroad",             Method::GET,     some(),   308,    true,   None),
+        ("GET abroad",             Method::GET,     some(),   303,    true,   Some((Method::GET, 0))),
+        ("GET abroad, empty",      Method::GET,     none(),   307,    true,   Some((Method::GET, 0))),
+        ("QUERY abroad",           Method::QUERY,   some(),   302,    true,   None),
+        ("QUERY abroad",           Method::QUERY,   some(),   307,    true,   None),
+    ];
+    for (name, method, body, status, is_abroad, expected) in cases {
+        let (home, abroad) = (signpost(), signpost());
+        let there = if is_abroad { &abroad } else { &home };
+        let asked = client.request(method, format!("http://{}/{status}@{}/200", home.addr(), there.addr()));
+        let answered = asked.body(body).send().await.unwrap().status();
+        assert_eq!(answered, if expected.is_some() { 200 } else { status }, "{name}, {status}");
+        let mut requests = there.sightings().requests.into_iter().skip(usize::from(!is_abroad));
+        let followed = requests.next().map(|request| (request.method, request.body.len()));
+        assert_eq!(followed, expected, "{name}, {status}");
+    }
+}
+
+/// A body that is too large to be kept is made again for each attempt; not for one of a request that has none any more.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_a_redirect_has_dropped_does_not_come_back_with_a_retry() {
+    let server = signpost();
+    let client = builder().redirects(5).max_attempts(2).build().unwrap();
+    let posted = client.post(format!("http://{0}/303@{0}/503", server.addr())).body(vec![b'x'; 100_000]);
+    assert_eq!(posted.send().await.unwrap().status(), 503);
+    let requests = server.sightings().requests.into_iter();
+    let requests: Vec<_> = requests.map(|request| (request.method, request.body.len())).collect();
+    assert_eq!(requests, [(Method::POST, 100_000), (Method::GET, 0), (Method::GET, 0)]);
 }
 
 #[tokio::test]
@@ -813,8 +941,14 @@ fn settings_that_make_no_sense_are_told_by_name() {
         ("secret_header",   builder().bearer_auth("hush\n")),
         ("total_timeout",   builder().total_timeout(zero)),
         ("head_timeout",    builder().head_timeout(zero)),
+        ("read_timeout",    builder().read_timeout(zero)),
+        ("write_timeout",   builder().write_timeout(zero)),
         ("pool_timeout",    builder().pool_timeout(zero)),
+        ("resolve_timeout", builder().resolve_timeout(zero)),
+        ("connect_timeout", builder().connect_timeout(zero)),
+        ("tls_timeout",     builder().tls_timeout(zero)),
         ("max_attempts",    builder().max_attempts(0)),
+        ("concurrency",     builder().concurrency(0)),
         ("max_connections", builder().max_connections(0)),
         ("max_connections_per_host", builder().max_connections_per_host(1_000)),
         ("max_idle",        builder().max_idle(1_000)),
@@ -843,17 +977,20 @@ fn it_describes_itself_and_its_contradictions() {
         let line = format!("{attempts} attempts of up to {head}s do not fit into total_timeout (10s)");
         Some((Contradiction::AttemptsDoNotFit { attempts, head: head * SECOND, total }, line))
     };
-    let permits = |concurrency| {
+    let permits = |concurrency, setting, connections| {
         let line = format!(
-            "concurrency ({concurrency}) is above max_connections (512): permits are held by calls that wait for a connection"
+            "concurrency ({concurrency}) is above {setting} ({connections}): over HTTP/1.1 permits are held by calls \
+             that wait for a connection"
         );
-        Some((Contradiction::MorePermitsThanConnections { concurrency, connections: 512 }, line))
+        Some((Contradiction::MorePermitsThanConnections { concurrency, setting, connections }, line))
     };
-    let fewer = |idle| {
+    let all = |concurrency| permits(concurrency, "max_connections", 512);
+    let host = |concurrency| permits(concurrency, "max_connections_per_host", 128);
+    let fewer = |setting, idle| {
         let line = format!(
-            "max_idle_per_host ({idle}) is below max_connections_per_host (128): under load connections are opened anew again and again"
+            "{setting} ({idle}) is below max_connections_per_host (128): under load connections are opened anew again and again"
         );
-        Some((Contradiction::FewerIdleThanOpen { idle, open: 128 }, line))
+        Some((Contradiction::FewerIdleThanOpen { setting, idle, open: 128 }, line))
     };
     let short = || {
         let short =
@@ -861,6 +998,7 @@ fn it_describes_itself_and_its_contradictions() {
         short.read_timeout(SECOND).write_timeout(SECOND).retry_after_cap(SECOND)
     };
     let streams = || short().concurrency(513).protocols(Protocols::Http2);
+    let (http, https) = ("http://a.example", "https://a.example");
     #[rustfmt::skip]
     let cases = [
         ("none",              short(),                               None),
@@ -877,14 +1015,22 @@ fn it_describes_itself_and_its_contradictions() {
         ("no total",          short().total_timeout(Duration::MAX),  None),
         ("attempts",          short().max_attempts(4),               unfit(4, 3)),
         ("attempts that fit", short().head_timeout(5 * SECOND).max_attempts(2), None),
-        ("permits",           short().concurrency(513),              permits(513)),
+        ("permits",           short().concurrency(513),              all(513)),
         ("permits that fit",  short().concurrency(512),              None),
+        ("permits, one host", short().concurrency(129).base_url(https), host(129)),
+        ("and they fit",      short().concurrency(128).base_url(https), None),
         ("permits, learnt",   short().concurrency(Concurrency::adaptive(Aimd::default())), None),
-        ("streams over TLS",  streams(),                             permits(513)),
+        ("streams over TLS",  streams(),                             all(513)),
         ("streams",           streams().http2_prior_knowledge(true), None),
-        ("idle",              short().max_idle_per_host(127),        fewer(127)),
+        ("streams, https",    streams().base_url(https),               None),
+        ("streams, http",     streams().base_url(http),             host(513)),
+        ("streams, known",    short().concurrency(513).http2_prior_knowledge(true).base_url(http), None),
+        ("idle",              short().max_idle_per_host(127),        fewer("max_idle_per_host", 127)),
         ("all idle",          short().max_idle_per_host(128),        None),
         ("none idle",         short().max_idle_per_host(0),          None),
+        ("idle, over all",    short().max_idle(127),                 fewer("max_idle", 127)),
+        ("idle, the fewest",  short().max_idle_per_host(3).max_idle(9), fewer("max_idle_per_host", 3)),
+        ("none idle at all",  short().max_idle(0),                   None),
     ];
     for (name, builder, expected) in cases {
         let warnings = Warnings::default();
@@ -906,7 +1052,7 @@ fn it_describes_itself_and_its_contradictions() {
     assert_eq!(endless.describe().time(), None);
     let endless = endless.describe().to_string();
     assert!(endless.contains("deadline       no limit for the whole call"), "{endless}");
-    assert!(endless.ends_with("worst case     3 requests, for ever"), "{endless}");
+    assert!(endless.ends_with("worst case     3 attempts, for ever"), "{endless}");
     let told = builder().telemetry("users", TelemetryLayer::new(&opentelemetry::global::meter("test")));
     let told = told.build().unwrap().describe().to_string();
     let line = "\ntelemetry      a span and a measurement of each attempt, gauges as \"users\"\nlimit ";
@@ -935,7 +1081,7 @@ timeout        head 15s, read 1s, write 1s, for each attempt
 leak guard     on
 pool           512 connections, 128 to a host, 128 of them kept for 50s; acquire 1s, resolve 5s, connect 5s, TLS 5s
 connect        over TLS HTTP/2 or HTTP/1.1, else HTTP/1.1; through the environment's proxies
-worst case     9 requests, 10s
+worst case     9 attempts, 10s
 contradiction  head_timeout (15s) never runs out: total_timeout (10s) does before";
     assert_eq!(client.describe().to_string(), lines);
 }

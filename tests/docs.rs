@@ -19,5 +19,16 @@ fn every_test_that_a_document_names_exists() {
         }
     }
     assert!(named > 100, "only {named} were looked for");
-    assert!(!exists("tests::docs::no_such_test") && !exists("outbound-pool::nowhere::no_such_test"));
+    for name in [
+        "tests::docs::no_such_test",
+        "outbound-pool::nowhere::no_such_test",
+        // Not a test: a helper of some.
+        "tests::cancel::cancelled_anywhere",
+        // Left out of every run.
+        "outbound-timeout::stall::what_others_make_of_it",
+        // A way to play a row, not the name of one.
+        "tests::faults::PUT",
+    ] {
+        assert!(!exists(name), "{name}");
+    }
 }

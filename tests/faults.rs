@@ -32,9 +32,10 @@ that does just that to its first connection and behaves on all others; or it con
 An attempt reads `kind/phase/delivery` if it failed, else as its status; `→` is a retry, *then* is how the body failed. *seen* are the request
 heads that the server read over all connections, and the last word is what became of the first connection.
 
-After every row that is played, the harness itself asserts: the gauges of pool, limit and guard are at zero, every request body has
-been dropped, a response body that has ended stays ended, the guard has nothing to tell, a fresh request succeeds; and once the stack
-is dropped every socket is closed and no task is left.
+After every row that is played (✓), the harness itself asserts: the gauges of pool, limit and guard are at zero, every request body has
+been dropped, a response body that has ended stays ended, the guard has nothing to tell, a fresh request succeeds (after the pool was
+closed: is told so); and once the stack is dropped every socket is closed and no task is left. A row that is *cited* is tested where it
+says; what is asserted here is that those are tests, and that nothing has them left out.
 
 Written by `cargo test -p outbound-tests --test faults -- --write`; without `--write` that command fails if a row does, or if this file is
 not what it would write.

@@ -22,7 +22,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::connect::dns::Name;
 use outbound::{
     AdaptiveLimitLayer, Attempt, Body, BoxError, CallContext, CallSite, Carried, Client, ClientExt,
-    ConcurrencyLimitLayer, ConnectionInfo, Construction, Deadline, DeadlineLayer, Exchange, Failure,
+    ConcurrencyLimitLayer, ConnectionInfo, Construction, Deadline, DeadlineLayer, Exchange, Failure, Grace,
     Idempotent, LeakGuardLayer, Ledger, Origin, Pool, RateLimitLayer, ResponseExt, Retries, RetryLayer,
     TelemetryLayer, TimeoutLayer, Timings, Watcher,
     axum::{InboundDeadlineLayer, Outbound, UpstreamFailed},
@@ -402,6 +402,7 @@ async fn layers(said: &Said) {
     let (guard, detector) = LeakGuardLayer::builder().backtraces(Backtraces::All).pair();
     layer(said, "guard", guard, a, r).await;
     said.debug("guard: the detector", &detector);
+    said.debug("guard: a client's handle", &detector.client());
     said.debug("guard: the check", &detector.check_on_drop());
     let (guard, _detector) = LeakGuardLayer::builder().reclaim_after(second).pair();
     layer(said, "guard that reclaims", guard, a, r).await;
@@ -492,6 +493,7 @@ async fn connectors(said: &Said) {
     drop(held);
     said.debug("a builder of guards", &LeakGuardLayer::builder());
     said.debug("liveness", &Liveness::new(|| true));
+    said.debug("grace", &Grace::new(Duration::from_secs(1), Deadline::NEVER));
     let pipes = InMemory::new(|io| async { drop(io) });
     said.debug("a connector in memory", &pipes);
     said.debug("a pipe", &pipes.oneshot(uri("a.example")).await.unwrap());

@@ -14,15 +14,15 @@ use std::{
 use http::{Method, Uri};
 use hyper_util::client::legacy::connect::dns::Name;
 use outbound::{
-    BoxError, Pool,
+    BoxError,
     pool::connect::{Connect, Protocols, Tcp, Tls},
 };
-use outbound_testkit::{BlackHole, Certificate, Gate, Hostile, Refusal, Script};
+use outbound_testkit::{BlackHole, Certificate, Gate, Hostile, Refusal, Script, TestBody};
 use outbound_tests::{
-    case::{Case, Row, cited, play, tell, tell_of_nobody, uri},
+    case::{Case, Row, Told, cited, play, tell, tell_of_nobody, uri},
     clock::in_steps,
     frames,
-    stack::{Setup, patiently},
+    stack::Setup,
 };
 use tower::{ServiceExt, service_fn};
 
@@ -86,10 +86,10 @@ pub(crate) fn rows() -> Vec<Row> {
             .paused()
             .play("POST", no_settings, "timeout/connect/not_sent → 200; 1 seen; closed")
             .into(),
-        Case::new("no_descriptors", "No descriptors left (EMFILE)")
+        Case::new("no_descriptors", "No descriptors left (EMFILE, as the connector would tell it)")
             .play("POST", || fails_once(io::Error::from_raw_os_error(24)), EXHAUSTED)
             .into(),
-        Case::new("no_ports", "No ports left (EADDRNOTAVAIL)")
+        Case::new("no_ports", "No ports left (EADDRNOTAVAIL, likewise)")
             .play("POST", || fails_once(io::ErrorKind::AddrNotAvailable.into()), EXHAUSTED)
             .into(),
         cited(
@@ -111,7 +111,7 @@ pub(crate) fn rows() -> Vec<Row> {
     rows
 }
 
-async fn refused(method: Method) -> String {
+async fn refused(method: Method) -> Told {
     let refusal = Refusal::new();
     let stack = Setup::default().over(Tcp::new());
     let body = if method == Method::POST { "x".into() } else { Default::default() };
@@ -119,7 +119,7 @@ async fn refused(method: Method) -> String {
     tell_of_nobody(line, stack).await
 }
 
-async fn black_hole() -> String {
+async fn black_hole() -> Told {
     let hole = BlackHole::new();
     let stack = Setup { deadline: MINUTE, ..Setup::default() }.over(Tcp::new());
     let call = stack.call(stack.request(Method::POST, uri(hole.addr()), "x".into()));
@@ -135,7 +135,7 @@ enum Answers {
     Nothing,
 }
 
-async fn name(answers: Answers) -> String {
+async fn name(answers: Answers) -> Told {
     let is_silent = matches!(answers, Answers::Nothing);
     let answers = Arc::new(answers);
     let resolver = service_fn(move |_: Name| {
@@ -154,7 +154,7 @@ async fn name(answers: Answers) -> String {
     tell_of_nobody(line, stack).await
 }
 
-async fn one_dead_address() -> String {
+async fn one_dead_address() -> Told {
     let (upstream, refusal) = (Hostile::new(Script::hello()).start(), Refusal::new());
     let addresses = [refusal.addr(), upstream.addr()];
     let resolver = service_fn(move |_: Name| async move { Ok::<_, BoxError>(addresses.into_iter()) });
@@ -165,16 +165,16 @@ async fn one_dead_address() -> String {
 
 // === TLS ===
 
-async fn certificate(serves: Certificate, trusts: Certificate) -> String {
+async fn certificate(serves: Certificate, trusts: Certificate) -> Told {
     let tls = Tls::new(Tcp::new(), trusts.client([]));
     play(Setup::default(), tls, Hostile::new(Script::hello()).tls(serves), Method::GET).await
 }
 
-async fn itself(certificate: Certificate) -> String {
+async fn itself(certificate: Certificate) -> Told {
     self::certificate(certificate.clone(), certificate).await
 }
 
-async fn tls_stalls() -> String {
+async fn tls_stalls() -> Told {
     let local = Certificate::local();
     let stalls = Script::new().before_handshake(Script::new().first_byte().stall());
     let upstream = Hostile::new(stalls).then(Script::hello()).tls(local.clone()).start();
@@ -184,7 +184,7 @@ async fn tls_stalls() -> String {
     tell(line, stack, upstream).await
 }
 
-async fn alpn() -> String {
+async fn alpn() -> Told {
     let local = Certificate::local();
     let tls = Tls::new(Tcp::new(), local.client([])).protocols(Protocols::Http2);
     play(Setup::default(), tls, Hostile::new(Script::hello()).tls(local), Method::GET).await
@@ -192,7 +192,7 @@ async fn alpn() -> String {
 
 // === the rest ===
 
-async fn no_settings() -> String {
+async fn no_settings() -> Told {
     let upstream = Hostile::new(Script::new().first_byte().stall()).then(frames::hello()).start();
     let stack = Setup { http2: true, ..Setup::default() }.over(Tcp::new());
     let call = stack.call(stack.request(Method::POST, upstream.uri("/"), "x".into()));
@@ -213,11 +213,11 @@ fn at_first(fails: io::Error) -> impl Connect {
     })
 }
 
-async fn fails_once(error: io::Error) -> String {
+async fn fails_once(error: io::Error) -> Told {
     play(Setup::default(), at_first(error), Hostile::new(Script::hello()), Method::POST).await
 }
 
-async fn pool_closed() -> String {
+async fn pool_closed() -> Told {
     let gate = Gate::new("dial");
     let connector = {
         let gate = gate.clone();
@@ -229,17 +229,14 @@ async fn pool_closed() -> String {
             }
         })
     };
-    let refusal = Refusal::new();
-    let pool = Pool::builder().build(connector).expect("the defaults");
-    let request =
-        http::Request::get(uri(refusal.addr())).body(outbound_testkit::TestBody::new()).expect("a URI");
-    let call = tokio::spawn(pool.clone().oneshot(request));
-    gate.arrived(1).await;
-    pool.close(Duration::ZERO).await;
-    let error = call.await.expect("no panic").map(drop).expect_err("the pool is closed");
-    patiently("the dial to go", || pool.stats().connections.open() == 0, || format!("{:?}", pool.stats()))
-        .await;
-    format!("{}; no connection", outbound_tests::stack::in_short(&error))
+    let (refusal, stack) = (Refusal::new(), Setup::default().over(connector));
+    let call = stack.call(stack.request(Method::GET, uri(refusal.addr()), TestBody::new()));
+    let close = async {
+        gate.arrived(1).await;
+        stack.close().await;
+    };
+    let (line, ()) = tokio::join!(call, close);
+    tell_of_nobody(line, stack).await
 }
 
 const CERTIFICATE: &str = "certificate/tls/not_sent; 0 seen; closed";

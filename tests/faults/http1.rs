@@ -7,7 +7,7 @@ use http::{Method, header};
 use outbound::pool::connect::Tcp;
 use outbound_testkit::{Answer, Gate, Hostile, Script, TestBody};
 use outbound_tests::{
-    case::{Case, Row, cited, tell},
+    case::{Case, Row, Told, cited, tell},
     clock::in_steps,
     stack::Setup,
 };
@@ -88,7 +88,7 @@ fn before_the_head() -> Vec<Row> {
 fn heads() -> Vec<Row> {
     let interim = "HTTP/1.1 102 Processing\r\n\r\n".repeat(1_000);
     let flood = format!("{interim}HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello");
-    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(101));
+    let fields = |count| format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(count));
     let long = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(500_000));
     let head = |fields: &str| raw(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nhello"));
     let alike =
@@ -104,10 +104,14 @@ fn heads() -> Vec<Row> {
         alike(
             "switching",
             "101 that nobody asked for",
-            raw("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n").close(),
+            raw("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"),
             "101; 1 seen; closed",
         ),
-        alike("many_fields", "More than 100 fields", raw(many), TOO_LARGE),
+        Case::new("many_fields", "101 fields; 100,000 of them")
+            .served(raw(fields(101)), TOO_LARGE, TOO_LARGE)
+            .served(raw(fields(100_000)), TOO_LARGE, TOO_LARGE)
+            .into(),
+        alike("most_fields", "100 fields", raw(fields(100)).close(), "200; 1 seen; closed"),
         alike("long_field", "A field of 500 kB", raw(long), TOO_LARGE),
         alike("space_before_colon", "A space before a colon", head("x : y"), PROTOCOL),
         alike("folded", "A folded line", head("x: y\r\n z"), PROTOCOL),
@@ -258,12 +262,27 @@ fn uploads() -> Vec<Row> {
                 "413; 1 seen; closed",
             )
             .into(),
+        cited(
+            "413 before the end of the upload, which then ends",
+            "its connection is not used again either",
+            &["outbound-pool::exchange::a_response_before_the_end_of_the_upload_ends_its_connection"],
+        ),
         Case::new("early_413_closed", "413 before the end of the upload, the server closes")
             .play("", move || upload(endless(), None, early(413).close()), "413; 1 seen; closed")
             .into(),
         Case::new("upload_reset", "The server resets in the middle of an upload")
             .play(
-                "PUT",
+                "PUT that can be sent again",
+                || upload_reset(Method::PUT),
+                "reset/send/maybe → 200; 2 seen; closed",
+            )
+            .play(
+                "POST that can be sent again",
+                || upload_reset(Method::POST),
+                "reset/send/maybe; 1 seen; closed",
+            )
+            .play(
+                "PUT without end",
                 move || upload(endless(), None, Script::new().read_head().read_exactly(100_000).reset()),
                 "reset/send/maybe; 1 seen; closed",
             )
@@ -318,7 +337,7 @@ fn uploads() -> Vec<Row> {
 // === how they are played ===
 
 /// One exchange that is well, and then one on the same connection that is ended.
-async fn reused(method: Method, end: fn(Script) -> Script) -> String {
+async fn reused(method: Method, end: fn(Script) -> Script) -> Told {
     let script = end(Script::new().exchange(Answer::new(200, "hello")).read_head().read_body());
     let upstream = Hostile::new(script).then(Script::hello()).start();
     let stack = Setup::default().over(Tcp::new());
@@ -328,7 +347,7 @@ async fn reused(method: Method, end: fn(Script) -> Script) -> String {
     tell(line, stack, upstream).await
 }
 
-async fn fin_while_idle() -> String {
+async fn fin_while_idle() -> Told {
     let goes = Gate::new("goes");
     let script = Script::new().exchange(Answer::new(200, "hello")).wait(&goes).close();
     let upstream = Hostile::new(script).then(Script::hello()).start();
@@ -341,7 +360,7 @@ async fn fin_while_idle() -> String {
 }
 
 /// The kernel may throw away what was sent right before a reset: it comes when that has been read.
-async fn rst_within_the_head(method: Method) -> String {
+async fn rst_within_the_head(method: Method) -> Told {
     let read = Gate::new("read");
     let script = raw("HTTP/1.1 200 O").wait(&read).reset();
     let upstream = Hostile::new(script).then(Script::hello()).start();
@@ -363,7 +382,7 @@ async fn rst_within_the_head(method: Method) -> String {
     tell(line, stack, upstream).await
 }
 
-async fn rst_within_the_body(answer: Answer) -> String {
+async fn rst_within_the_body(answer: Answer) -> Told {
     let read = Gate::new("read");
     let upstream = Hostile::new(self::read().respond(answer).wait(&read).reset()).start();
     let stack = Setup::default().over(Tcp::new());
@@ -384,7 +403,7 @@ fn drips() -> Script {
     read().dribble(ten(), 1, Duration::from_millis(900))
 }
 
-async fn silence(method: Method, script: Script) -> String {
+async fn silence(method: Method, script: Script) -> Told {
     let upstream = Hostile::new(script).then(Script::hello()).start();
     let stack = Setup::default().over(Tcp::new());
     let body = if method == Method::POST { TestBody::from("x") } else { TestBody::new() };
@@ -395,7 +414,7 @@ async fn silence(method: Method, script: Script) -> String {
 }
 
 /// The head at once, the body byte by byte.
-async fn dribbling(seconds: u64) -> String {
+async fn dribbling(seconds: u64) -> Told {
     let script = read().respond(Answer::new(200, "hello").cut_body(0)).dribble(
         "hello",
         1,
@@ -410,7 +429,7 @@ async fn dribbling(seconds: u64) -> String {
     tell(line, stack, upstream).await
 }
 
-async fn upload(body: TestBody, length: Option<&str>, script: Script) -> String {
+async fn upload(body: TestBody, length: Option<&str>, script: Script) -> Told {
     let upstream = Hostile::new(script).then(Script::hello()).start();
     let stack = Setup::default().over(Tcp::new());
     let mut request = stack.request(Method::PUT, upstream.uri("/"), body);
@@ -421,7 +440,23 @@ async fn upload(body: TestBody, length: Option<&str>, script: Script) -> String 
     tell(line, stack, upstream).await
 }
 
-async fn expect() -> String {
+/// Half of a body has been sent, and the other half is there when the server has reset the connection.
+async fn upload_reset(method: Method) -> Told {
+    let rest = Gate::new("rest");
+    let script = Script::new().read_head().read_exactly(4).reset();
+    let upstream = Hostile::new(script).then(Script::hello()).start();
+    let stack = Setup::default().over(Tcp::new());
+    let body = TestBody::new().data("half").wait(&rest).data("rest");
+    let call = stack.call(stack.request(method, upstream.uri("/"), body));
+    let open = async {
+        upstream.ended(0).await;
+        rest.open();
+    };
+    let (line, ()) = tokio::join!(call, open);
+    tell(line, stack, upstream).await
+}
+
+async fn expect() -> Told {
     let script = Script::new().read_head().answer(417, "no");
     let upstream = Hostile::new(script).start();
     let stack = Setup::default().over(Tcp::new());

@@ -7,7 +7,7 @@ use http::Method;
 use outbound::pool::connect::Tcp;
 use outbound_testkit::{Frame, FrameKind, Hostile, Script, TestBody, Upstream};
 use outbound_tests::{
-    case::{Case, Row, cited, tell},
+    case::{Case, Row, Told, cited, tell},
     clock::in_steps,
     frames::*,
     stack::Setup,
@@ -201,6 +201,19 @@ pub(crate) fn rows() -> Vec<Row> {
             "it stops no other stream",
             &["outbound-pool::http2_faults::a_body_that_nobody_reads_stops_no_other"],
         ),
+        cited(
+            "The peer takes nothing of an upload, but answers a ping",
+            "the stream is reset, the connection used again",
+            &["outbound-pool::http2_faults::an_upload_that_the_peer_has_no_room_for_is_given_up"],
+        ),
+        cited(
+            "One call given up, and the peer is there; and it is not",
+            "nobody else is sent that way before it has answered a ping; then it is used again, or left",
+            &[
+                "outbound-pool::http2_faults::after_a_stream_was_given_up_the_peer_is_used_again_once_it_has_answered",
+                "outbound-pool::http2_faults::after_a_stream_was_given_up_a_peer_that_does_not_answer_is_left",
+            ],
+        ),
         Case::new("slow_stream", "No answer on a stream, but to a ping")
             .paused()
             .play("POST", slow_stream, "timeout/head/maybe; 1 seen; kept")
@@ -221,7 +234,7 @@ pub(crate) fn rows() -> Vec<Row> {
     ]
 }
 
-async fn reset_after_the_response() -> String {
+async fn reset_after_the_response() -> Told {
     let script = answered(asked(), 1).write(Frame::reset(1, NO_ERROR));
     let upstream = Hostile::new(script).then(hello()).start();
     let stack = Setup { http2: true, ..Setup::default() }.over(Tcp::new());
@@ -231,16 +244,16 @@ async fn reset_after_the_response() -> String {
 }
 
 /// With the time that the answer to a ping may take.
-async fn silent(script: Script, method: Method) -> String {
+async fn silent(script: Script, method: Method) -> Told {
     let upstream = Hostile::new(script).then(hello()).start();
     given_time(upstream, method).await
 }
 
-async fn slow_stream() -> String {
+async fn slow_stream() -> Told {
     given_time(Hostile::new(settled(&[])).start(), Method::POST).await
 }
 
-async fn given_time(upstream: Upstream, method: Method) -> String {
+async fn given_time(upstream: Upstream, method: Method) -> Told {
     let stack = Setup { http2: true, ..Setup::default() }.over(Tcp::new());
     let body = if method == Method::GET { TestBody::new() } else { TestBody::from("x") };
     let call = async {

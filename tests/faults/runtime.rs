@@ -5,11 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use http_body_util::BodyExt;
-use outbound::{Pool, TimeoutLayer, pool::connect::Tcp};
+use outbound::{Pool, TimeoutLayer, pool::connect::Tcp, timeout::Throughput};
 use outbound_testkit::{Answer, Friendly, Hostile, Script, TestBody, handler};
 use outbound_tests::{
-    case::{Case, Row, cited, tell},
+    case::{Case, Row, Told, cited, tell},
     clock::in_steps,
+    frames,
     stack::{Setup, in_short},
 };
 use tokio::time::Instant;
@@ -40,7 +41,7 @@ fn waiting() -> Vec<Row> {
         ),
         cited(
             "10,000 wait, and all or every other one goes",
-            "linear work, the rest keep their order",
+            "the rest keep their order; in the limit's line the work is counted, and linear",
             &[
                 "outbound-pool::slots::model::ten_thousand_waiters_go_in_any_order_and_the_rest_stay_in_order",
                 "outbound-limit::gate_work::leaving_is_linear_and_keeps_the_order_of_those_who_stay",
@@ -111,12 +112,17 @@ fn going_away() -> Vec<Row> {
                 "outbound-limit::concurrency::the_service_made_ready_is_the_one_called",
                 "outbound-guard::contract::the_readied_service_is_the_one_called",
                 "outbound-telemetry::contract::the_readied_service_is_the_one_called",
+                "outbound-limit::rate::clones_share_and_the_readied_service_is_called",
+                "outbound-limit::adaptive::the_readied_service_is_called_and_the_error_names_the_limit",
+                "outbound-retry::retry::every_outcome_has_its_number_of_sightings",
+                "outbound::calls::the_readied_service_is_called_and_none_before_it_is_polled",
             ],
         ),
         cited(
             "User code panics: connector, resolver, admission, policy, body, factory, callback, service",
             "it unwinds to its caller (over HTTP/1.1 a body's panic fails the request); all is given back",
             &[
+                "outbound-pool::cancel::a_connector_that_panics_takes_only_its_caller_with_it",
                 "tests::cancel::user_code_that_panics",
                 "tests::cancel::a_policy_that_panics",
                 "tests::cancel::a_factory_or_an_admission_that_panics",
@@ -141,9 +147,10 @@ fn going_away() -> Vec<Row> {
         ),
         cited(
             "The caller drops the body after any number of frames",
-            "the permit is back at once, the connection is closed or drained",
+            "the permit is back at once, the connection is closed or drained, the stream reset",
             &[
                 "tests::cancel::after_any_number_of_frames",
+                "tests::cancel::after_any_number_of_frames_of_a_stream",
                 "outbound-pool::lifetime::what_is_left_of_a_dropped_body_is_read_within_bounds",
             ],
         ),
@@ -177,11 +184,17 @@ fn time() -> Vec<Row> {
         ),
         cited(
             "The wall clock jumps",
-            "it is read for dates in Retry-After alone",
-            &["outbound-retry::retry_after::values", "outbound-retry::retry_after::nothing_panics"],
+            "it is read for dates in Retry-After, clamped; and for how long a connection was idle while the machine slept: forward a new \
+             connection, back nothing",
+            &[
+                "outbound-retry::retry_after::values",
+                "outbound-retry::retry_after::nothing_panics",
+                "outbound-pool::slots::model::what_was_idle_for_too_long_by_the_wall_clock_is_not_used_again",
+            ],
         ),
         Case::new("no_limits", "Every limit at the most that a duration can be")
-            .play("", no_limits, "200; 1 seen; kept")
+            .play("HTTP/1.1", || no_limits(false), "503 → 200; 2 seen; kept")
+            .play("HTTP/2", || no_limits(true), "200; 1 seen; kept")
             .into(),
     ]
 }
@@ -269,7 +282,7 @@ fn retrying() -> Vec<Row> {
 }
 
 /// One permit, and who has it does not read: the next one waits as long as the deadline lets it.
-async fn held() -> String {
+async fn held() -> Told {
     let upstream = Friendly::new(handler::hello).start();
     let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let heard = told.clone();
@@ -287,27 +300,37 @@ async fn held() -> String {
         in_short(&error)
     })
     .await;
-    stack.leaves_nothing(vec![upstream]).await;
-    format!("{line}; told: {}", told.lock().expect("nobody panics with it").join(", "))
+    let nothing = stack.leaves_nothing(vec![upstream]).await;
+    Told::after(line, nothing)
+        .and(format_args!("told: {}", told.lock().expect("nobody panics with it").join(", ")))
 }
 
-async fn no_limits() -> String {
-    let (most, upstream) = (Duration::MAX, Hostile::new(Script::hello()).start());
+/// Over HTTP/1.1 with a response that is drained and a wait; HTTP/2 has limits of its own.
+async fn no_limits(http2: bool) -> Told {
+    let most = Duration::MAX;
+    let busy = Script::new().exchange(Answer::new(503, "busy")).exchange(Answer::new(200, "hello"));
+    let upstream = Hostile::new(if http2 { frames::hello() } else { busy }).start();
     let pool = Pool::builder()
         .acquire_timeout(most)
         .resolve_timeout(most)
         .connect_timeout(most)
         .tls_timeout(most)
         .idle_timeout(most)
+        .park_after(most)
         .max_lifetime(most)
-        .drain(u64::MAX, most);
-    let timeout = TimeoutLayer::new(most).read_idle(most).write_idle(most);
-    let stack = Setup { deadline: most, timeout, pool, ..Setup::default() }.over(Tcp::new());
+        .drain(u64::MAX, most)
+        .http2_handshake_timeout(most)
+        .http2_keep_alive(most)
+        .http2_ping_timeout(most);
+    let throughput = Throughput::new(1, most).expect("a window").grace(most);
+    let timeout = TimeoutLayer::new(most).read_idle(most).write_idle(most).throughput(throughput);
+    let stack =
+        Setup { deadline: most, timeout, pool, http2, at_most: true, ..Setup::default() }.over(Tcp::new());
     let line = stack.call(stack.request(Method::GET, upstream.uri("/"), TestBody::new())).await;
     tell(line, stack, upstream).await
 }
 
-async fn asked_to_wait(script: Script, deadline: u64) -> String {
+async fn asked_to_wait(script: Script, deadline: u64) -> Told {
     let upstream = Hostile::new(script).start();
     let deadline = Duration::from_secs(deadline);
     let stack = Setup { deadline, ..Setup::default() }.over(Tcp::new());
@@ -319,10 +342,10 @@ async fn asked_to_wait(script: Script, deadline: u64) -> String {
     let (line, took) = line.await;
     // What takes a step takes at most two for its sockets.
     let took = took.as_secs() / 5 * 5;
-    format!("{}; {took} s", tell(line, stack, upstream).await)
+    tell(line, stack, upstream).await.and(format_args!("{took} s"))
 }
 
-async fn early_503() -> String {
+async fn early_503() -> Told {
     let script = Script::new().read_head().answer(503, "busy");
     let ok = Script::new().forever(Script::new().exchange(Answer::new(200, "ok")));
     let upstream = Hostile::new(script).then(ok).start();
@@ -332,12 +355,11 @@ async fn early_503() -> String {
         .fold(TestBody::new(), |body, chunk| body.data(chunk).delay(Duration::from_millis(2)));
     let line = stack.call(stack.request(Method::PUT, upstream.uri("/"), body)).await;
     let whole = upstream.requests(1).await.into_iter().any(|request| request.body == b"first second third");
-    let line = tell(line, stack, upstream).await;
-    format!("{line}; {}", if whole { "whole the second time" } else { "not whole" })
+    tell(line, stack, upstream).await.and(if whole { "whole the second time" } else { "not whole" })
 }
 
 /// Retries ≤ calls × 20 % + 10/s × (time + window of 10 s).
-async fn storm() -> String {
+async fn storm() -> Told {
     const CALLS: usize = 1_000;
     let busy = Script::new().forever(Script::new().exchange(Answer::new(503, Bytes::new())));
     let upstream = Hostile::new(busy).start();
@@ -348,13 +370,14 @@ async fn storm() -> String {
     assert_eq!(answers, CALLS);
     let retries = upstream.sightings().requests.len() - CALLS;
     let most = CALLS / 5 + (10.0 * (took.as_secs_f64() + 10.0)) as usize;
-    stack.leaves_nothing(vec![upstream]).await;
-    match retries {
+    let nothing = stack.leaves_nothing(vec![upstream]).await;
+    let line = match retries {
         0 => "no retry".to_owned(),
         n if n > most => format!("{n} retries, of {most} at most"),
         _ => "every call answered; retries: 20 % of the calls and 10 a second, with 10 seconds in stock"
             .to_owned(),
-    }
+    };
+    Told::after(line, nothing)
 }
 
 /// In eight lines at once, within a second of the clock; how many were answered.

@@ -6,7 +6,7 @@ use http::{Method, Uri};
 use outbound::pool::connect::{Connect, Tcp};
 use outbound_testkit::{Connection, Frame, FrameKind, Hostile, Script, TestBody, Upstream};
 
-use crate::stack::{Setup, Stack};
+use crate::stack::{Nothing, Setup, Stack};
 
 /// A row that is played here, over the whole stack.
 #[derive(Debug)]
@@ -28,8 +28,12 @@ pub struct Play {
     /// What has to come of it.
     pub expected: &'static str,
     /// How it is played; returned is what came of it.
-    pub run: Box<dyn Fn() -> Pin<Box<dyn Future<Output = String>>> + Send + Sync>,
+    pub run: Box<dyn Fn() -> Pin<Box<dyn Future<Output = Told>>> + Send + Sync>,
 }
+
+/// What came of a play after which nothing was left: there is no telling without having looked.
+#[derive(Debug)]
+pub struct Told(String);
 
 /// A row that concerns one layer, and is tested there.
 #[derive(Debug)]
@@ -75,9 +79,9 @@ impl Case {
         expected: &'static str,
     ) -> Self
     where
-        F: Future<Output = String> + 'static,
+        F: Future<Output = Told> + 'static,
     {
-        let run = Box::new(move || Box::pin(run()) as Pin<Box<dyn Future<Output = String>>>);
+        let run = Box::new(move || Box::pin(run()) as Pin<Box<dyn Future<Output = Told>>>);
         self.plays.push(Play { with, expected, run });
         self
     }
@@ -117,6 +121,26 @@ impl Case {
     }
 }
 
+// === Told ===
+
+impl Told {
+    /// This came of it, and `nothing` was left.
+    pub fn after(line: impl Into<String>, _nothing: Nothing) -> Self {
+        Self(line.into())
+    }
+
+    /// And this.
+    #[must_use]
+    pub fn and(self, more: impl fmt::Display) -> Self {
+        Self(format!("{}; {more}", self.0))
+    }
+
+    /// In words.
+    pub fn into_line(self) -> String {
+        self.0
+    }
+}
+
 impl From<Case> for Row {
     fn from(case: Case) -> Self {
         Self::Case(case)
@@ -141,7 +165,7 @@ pub fn cited(row: &'static str, expected: &'static str, tests: &'static [&'stati
 }
 
 /// Sends one request to an upstream and tells what came of it: each attempt, what the server saw, and the fate of the first connection.
-pub async fn play<C: Connect>(setup: Setup, connector: C, upstream: Hostile, method: Method) -> String {
+pub async fn play<C: Connect>(setup: Setup, connector: C, upstream: Hostile, method: Method) -> Told {
     let upstream = upstream.start();
     let body = if method == Method::POST { TestBody::from("x") } else { TestBody::new() };
     let stack = setup.over(connector);
@@ -151,7 +175,7 @@ pub async fn play<C: Connect>(setup: Setup, connector: C, upstream: Hostile, met
 }
 
 /// The line with what the server saw and the fate of the first connection; and that nothing is left.
-pub async fn tell(line: String, stack: Stack, upstream: Upstream) -> String {
+pub async fn tell(line: String, stack: Stack, upstream: Upstream) -> Told {
     let stats = stack.quiet().await;
     upstream.accepted(stats.totals.opened.try_into().expect("a small number")).await;
     let open = stats.connections.idle;
@@ -165,14 +189,14 @@ pub async fn tell(line: String, stack: Stack, upstream: Upstream) -> String {
         Some(first) if first.ended.is_none() => "kept",
         Some(_) => "closed",
     };
-    stack.leaves_nothing(vec![upstream]).await;
-    format!("{line}; {seen} seen; {fate}")
+    let nothing = stack.leaves_nothing(vec![upstream]).await;
+    Told::after(format!("{line}; {seen} seen; {fate}"), nothing)
 }
 
 /// As [`tell`], of what never reached a server.
-pub async fn tell_of_nobody(line: String, stack: Stack) -> String {
-    stack.leaves_nothing(Vec::new()).await;
-    format!("{line}; no connection")
+pub async fn tell_of_nobody(line: String, stack: Stack) -> Told {
+    let nothing = stack.leaves_nothing(Vec::new()).await;
+    Told::after(format!("{line}; no connection"), nothing)
 }
 
 /// `http://authority/`.

@@ -16,7 +16,7 @@ use std::{
 use tokio::runtime::Builder;
 
 use crate::{
-    case::{Case, Row},
+    case::{Case, Row, Told},
     citations,
 };
 
@@ -93,7 +93,7 @@ fn play(case: &Case) -> Vec<String> {
     let plays = case.plays.iter().filter_map(|play| {
         let runtime = Builder::new_current_thread().enable_all().start_paused(case.paused).build();
         let result = catch_unwind(AssertUnwindSafe(|| runtime.expect("a runtime").block_on((play.run)())));
-        let came = result.unwrap_or_else(|panic| format!("panicked: {}", message(&*panic)));
+        let came = result.map_or_else(|panic| format!("panicked: {}", message(&*panic)), Told::into_line);
         (came != play.expected)
             .then(|| format!("{}:\n  expected {}\n  came     {came}", play.with, play.expected))
     });
@@ -108,16 +108,16 @@ fn message(panic: &(dyn Any + Send)) -> String {
 fn table(introduction: &str, sections: &[Section]) -> String {
     let mut text = introduction.to_owned();
     for Section { title, rows } in sections {
-        let _ = write!(text, "\n## {title}\n\n| fault | expected | test | pass |\n|---|---|---|---|\n");
+        let _ = write!(text, "\n## {title}\n\n| fault | expected | test | played |\n|---|---|---|---|\n");
         for row in rows {
-            let (fault, expected, tests) = match row {
-                Row::Case(case) => (case.row, outcomes(case), format!("`tests::faults::{}`", case.name)),
+            let (fault, expected, tests, played) = match row {
+                Row::Case(case) => (case.row, outcomes(case), format!("`tests::faults::{}`", case.name), "✓"),
                 Row::Cited(cited) => {
                     let tests: Vec<_> = cited.tests.iter().map(|name| format!("`{name}`")).collect();
-                    (cited.row, cited.expected.to_owned(), tests.join("<br>"))
+                    (cited.row, cited.expected.to_owned(), tests.join("<br>"), "cited")
                 }
             };
-            let _ = writeln!(text, "| {fault} | {expected} | {tests} | ✓ |");
+            let _ = writeln!(text, "| {fault} | {expected} | {tests} | {played} |");
         }
     }
     text

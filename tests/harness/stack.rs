@@ -4,8 +4,11 @@ use std::{
     fmt,
     num::NonZeroU32,
     panic::Location,
-    pin::pin,
-    sync::{Arc, Mutex},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -46,6 +49,8 @@ pub struct Setup {
     pub pool: Builder,
     /// HTTP/2 without asking.
     pub http2: bool,
+    /// What has no setting here is at the most that it can be.
+    pub at_most: bool,
     /// Kinds of leaks that the test makes on purpose.
     pub leaks: &'static [&'static str],
 }
@@ -59,12 +64,20 @@ pub struct Stack {
     /// The handle of its guard.
     pub guard: LeakDetector,
     pool: Arc<dyn Fn() -> Stats + Send + Sync>,
+    close: Arc<dyn Fn() -> Closing + Send + Sync>,
     attempts: Arc<Mutex<Vec<String>>>,
     told: Arc<Mutex<Vec<String>>>,
     bodies: Lives,
+    is_closed: AtomicBool,
     http2: bool,
     tasks: usize,
 }
+
+/// Says that [`leaves_nothing`](Stack::leaves_nothing) has found nothing.
+#[derive(Debug)]
+pub struct Nothing(());
+
+type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 // === Setup ===
 
@@ -79,6 +92,7 @@ impl Default for Setup {
             policy: Standard::default().backoff(backoff.jitter(Jitter::None)),
             pool: Pool::builder(),
             http2: false,
+            at_most: false,
             leaks: &[],
         }
     }
@@ -130,8 +144,15 @@ impl Setup {
         let pool =
             self.pool.http2_prior_knowledge(self.http2).build(connector).expect("limits that make sense");
         let (told, attempts) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+        let limiter = Limiter::new(self.permits);
         let (expected, heard) = (self.leaks, told.clone());
-        let (guard_layer, guard) = LeakGuardLayer::builder()
+        let mut limit = ConcurrencyLimitLayer::new(limiter.clone());
+        let mut guard = LeakGuardLayer::builder();
+        if self.at_most {
+            limit = limit.max_wait(Duration::MAX);
+            guard = guard.held(Duration::MAX).window(Duration::MAX);
+        }
+        let (guard_layer, guard) = guard
             // All tests build their pools in one line.
             .churn(NonZeroU32::MAX, Duration::from_secs(1))
             .spare_descriptors(0)
@@ -142,14 +163,13 @@ impl Setup {
                 }
             })
             .pair();
-        let limiter = Limiter::new(self.permits);
         let noted = attempts.clone();
         let client = ServiceBuilder::new()
             .map_response(|response: Response<_>| response.map(BodyExt::boxed_unsync))
             .deadline(self.deadline)
             .layer(RetryLayer::new(policy))
             .map_result(move |result| note(&noted, result))
-            .layer(ConcurrencyLimitLayer::new(limiter.clone()))
+            .layer(limit)
             .layer(self.timeout)
             .layer(guard_layer)
             .service(pool.clone());
@@ -157,6 +177,14 @@ impl Setup {
             client: BoxCloneSyncService::new(client),
             limiter,
             guard,
+            close: Arc::new({
+                let pool = pool.clone();
+                move || {
+                    let pool = pool.clone();
+                    Box::pin(async move { pool.close(Duration::ZERO).await })
+                }
+            }),
+            is_closed: AtomicBool::new(false),
             pool: Arc::new(move || pool.stats()),
             attempts,
             told,
@@ -200,6 +228,12 @@ impl Stack {
         (self.pool)()
     }
 
+    /// Closes the pool: from now on every call has to fail, and to say so.
+    pub async fn close(&self) {
+        self.is_closed.store(true, SeqCst);
+        (self.close)().await;
+    }
+
     /// A request whose body is looked after: it has to be dropped by the end.
     pub fn request(&self, method: Method, uri: Uri, body: TestBody) -> Request<TestBody> {
         let mut request = Request::new(body.counted(&self.bodies));
@@ -235,32 +269,33 @@ impl Stack {
         line
     }
 
-    /// What must hold after anything: gauges at zero, bodies dropped, nothing leaked, a fresh request succeeds; and without the stack all
-    /// sockets are closed and no task is left.
+    /// What must hold after anything: gauges at zero, bodies dropped, nothing leaked, a fresh request succeeds (of a closed pool: is told
+    /// so); and without the stack all sockets are closed and no task is left.
     ///
     /// # Panics
     /// If any of it does not.
     #[track_caller]
-    pub fn leaves_nothing(self, upstreams: Vec<Upstream>) -> impl Future<Output = ()> {
+    pub fn leaves_nothing(self, upstreams: Vec<Upstream>) -> impl Future<Output = Nothing> {
         let line = Location::caller();
         async move { self.leaves(upstreams, line).await }
     }
 
-    async fn leaves(self, upstreams: Vec<Upstream>, line: &Location<'_>) {
+    async fn leaves(self, upstreams: Vec<Upstream>, line: &Location<'_>) -> Nothing {
         self.quiet().await;
         self.guard.assert_no_leaks();
         let healthy = Friendly::new(handler::hello);
         let healthy = if self.http2 { healthy.http2() } else { healthy }.start();
         let answered = self.call(self.request(Method::POST, healthy.uri("/"), "x".into())).await;
-        assert_eq!(answered, "200", "{line}: the next request");
+        let expected = if self.is_closed.load(SeqCst) { "canceled/queue/not_sent" } else { "200" };
+        assert_eq!(answered, expected, "{line}: the next request");
         let stats = self.quiet().await;
         assert_eq!(
             stats.totals.dialed,
             stats.totals.closed + stats.connections.open() as u64,
             "{line}: every dial is open or closed: {stats:?}"
         );
-        let Self { client, guard, pool, told, tasks, .. } = self;
-        drop((client, pool));
+        let Self { client, guard, pool, close, told, tasks, .. } = self;
+        drop((client, pool, close));
         healthy.all_closed().await;
         for upstream in &upstreams {
             upstream.all_closed().await;
@@ -270,6 +305,7 @@ impl Stack {
         assert!(told.is_empty(), "{line}: the guard told of {told}");
         let alive = || Handle::current().metrics().num_alive_tasks();
         patiently("the last task", || alive() <= tasks, || format!("{line}: {} tasks", alive())).await;
+        Nothing(())
     }
 
     /// Waits until nothing goes on in it.

@@ -26,7 +26,7 @@ pub struct Established {
     pub remote: Option<SocketAddr>,
     /// Whether it goes through a proxy.
     pub proxied: bool,
-    /// How long resolving, connecting and the TLS handshake took.
+    /// How long resolving, connecting (over HTTP/2 until the server's SETTINGS) and the TLS handshake took.
     pub timings: Timings,
 }
 

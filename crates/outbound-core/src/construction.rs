@@ -1,6 +1,7 @@
 //! Who builds what is meant to be built once.
 
 use std::{
+    cell::Cell,
     fmt,
     sync::{Arc, PoisonError, RwLock, Weak},
 };
@@ -55,8 +56,13 @@ pub trait Watcher: Send + Sync {
 
 impl Construction {
     /// The caller has built a `what`. Constructors that call this are `#[track_caller]` themselves.
+    ///
+    /// Nobody is told of what is built within [`parts`](Self::parts).
     #[track_caller]
     pub fn announce(what: &'static str) {
+        if IS_PART.get() {
+            return;
+        }
         let construction = Self { what, site: CallSite::here() };
         let watchers: Vec<_> = {
             let watchers = WATCHERS.read().unwrap_or_else(PoisonError::into_inner);
@@ -65,6 +71,31 @@ impl Construction {
         for watcher in watchers {
             watcher.built(construction);
         }
+    }
+
+    /// What `build` builds on this thread is part of something larger, which is announced in its place.
+    ///
+    /// ```
+    /// # use outbound_core::Construction;
+    /// # fn pool() {}
+    /// #[track_caller]
+    /// fn client() {
+    ///     Construction::parts(|| pool()); // a constructor that announces "pool"
+    ///     Construction::announce("client");
+    /// }
+    /// ```
+    pub fn parts<T>(build: impl FnOnce() -> T) -> T {
+        /// Puts things back as they were, after a panic too.
+        struct Whole(bool);
+
+        impl Drop for Whole {
+            fn drop(&mut self) {
+                IS_PART.set(self.0);
+            }
+        }
+
+        let _whole = Whole(IS_PART.replace(true));
+        build()
     }
 
     /// Tells `watcher` from now on, until nobody else holds it.
@@ -84,8 +115,12 @@ impl fmt::Display for Construction {
 
 static WATCHERS: RwLock<Vec<Weak<dyn Watcher>>> = RwLock::new(Vec::new());
 
+thread_local!(static IS_PART: Cell<bool> = const { Cell::new(false) });
+
 #[cfg(test)]
 mod tests {
+    use std::panic::catch_unwind;
+
     use super::*;
 
     struct Deaf;
@@ -104,5 +139,18 @@ mod tests {
             assert_eq!(Arc::strong_count(&deaf), 1, "watching holds nothing");
         }
         assert_eq!(WATCHERS.read().unwrap().len(), 1);
+    }
+
+    /// (Told by the flag alone: who watched and announced here would be in the way of the other test.)
+    #[test]
+    fn parts_may_have_parts_and_may_panic() {
+        assert!(!IS_PART.get());
+        Construction::parts(|| {
+            Construction::parts(|| assert!(IS_PART.get()));
+            assert!(IS_PART.get(), "still a part");
+            catch_unwind(|| Construction::parts(|| panic!("built badly"))).unwrap_err();
+            assert!(IS_PART.get(), "still a part");
+        });
+        assert!(!IS_PART.get());
     }
 }

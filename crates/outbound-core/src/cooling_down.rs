@@ -14,7 +14,7 @@ pub struct CoolingDown {
 }
 
 impl CoolingDown {
-    /// `origin` wants no request for another `left`.
+    /// `origin` is to be sent no request for another `left`.
     pub fn new(origin: Origin, left: Duration) -> Self {
         Self { origin, left }
     }
@@ -24,7 +24,8 @@ impl CoolingDown {
         &self.origin
     }
 
-    /// For how long, from when the call was turned away.
+    /// For how long it is to be left alone, from when the call was turned away: as long as it asked for, and this call's part of what
+    /// keeps all of them from coming back at once.
     pub fn left(&self) -> Duration {
         self.left
     }
@@ -32,7 +33,12 @@ impl CoolingDown {
 
 impl fmt::Display for CoolingDown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} asked for no requests for another {}: nothing was sent", self.origin, Time(self.left))
+        write!(
+            f,
+            "{} asked for no requests for a while, try again in {}: nothing was sent",
+            self.origin,
+            Time(self.left)
+        )
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     connection::{ConnectionInfo, Timings},
     context::{Attempt, CallSite, Carried, Message},
     origin::Origin,
-    sync::{AtomicBool, AtomicU64},
+    sync::{AtomicBool, AtomicU8, AtomicU64},
     words::{Delivery, Phase},
 };
 
@@ -46,11 +46,15 @@ struct Record {
     stay: AtomicU64,
     /// Nanoseconds spent in each phase that has been left.
     spent: [AtomicU64; Phase::ALL.len()],
+    /// Nanoseconds from when the request that was answered had been sent to the answer.
+    answered_within: AtomicU64,
     bytes_out: AtomicU64,
     bytes_in: AtomicU64,
     /// When the request last moved on, in nanoseconds since `begun`; [`STARVED`] while its body has nothing to give.
     moved: AtomicU64,
     refused: AtomicBool,
+    /// What has become of the connection: [`KEPT`], [`CLOSED`], or neither yet.
+    connection: AtomicU8,
     route: Mutex<Route>,
 }
 
@@ -155,6 +159,20 @@ impl Exchange {
         }
     }
 
+    /// When the request had been sent, the last time if it was sent again; `None` while it has not. One that was answered before had been
+    /// sent when the answer came.
+    pub fn sent_at(&self) -> Option<Instant> {
+        let stay = self.stay();
+        match stay.phase {
+            Phase::Head => Some(self.instant(stay)),
+            Phase::Body => {
+                let within = Duration::from_nanos(self.0.answered_within.load(Relaxed));
+                self.instant(stay).checked_sub(within)
+            }
+            _ => None,
+        }
+    }
+
     /// Where the request goes.
     pub fn origin(&self) -> Option<Origin> {
         self.route().origin.clone()
@@ -173,6 +191,16 @@ impl Exchange {
     /// The connection that carries it.
     pub fn connection(&self) -> Option<ConnectionInfo> {
         self.route().connection.clone()
+    }
+
+    /// Whether its connection serves others after it (`true`), or was closed with it; `None` as long as that is undecided, and where
+    /// nobody tells.
+    pub fn is_kept(&self) -> Option<bool> {
+        match self.0.connection.load(Relaxed) {
+            KEPT => Some(true),
+            CLOSED => Some(false),
+            _ => None,
+        }
     }
 
     /// The time spent in each phase so far, the present one included.
@@ -260,6 +288,11 @@ impl Exchange {
         self.0.refused.store(true, Relaxed);
     }
 
+    /// It is over, and its connection serves others, or is closed with it.
+    pub fn keeps(&self, connection: bool) {
+        self.0.connection.store(if connection { KEPT } else { CLOSED }, Relaxed);
+    }
+
     fn stay(&self) -> Stay {
         Stay::from_word(self.0.stay.load(Acquire))
     }
@@ -286,10 +319,12 @@ impl Record {
             begun,
             stay: AtomicU64::new(Stay { phase: Phase::Queue, since: 0 }.into_word()),
             spent: array::from_fn(|_| AtomicU64::new(0)),
+            answered_within: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             moved: AtomicU64::new(0),
             refused: AtomicBool::new(false),
+            connection: AtomicU8::new(0),
             route: Mutex::default(),
         }
     }
@@ -297,7 +332,11 @@ impl Record {
     /// The phase of the word `left` has been left for `next`.
     fn left(&self, left: u64, next: Stay) {
         let left = Stay::from_word(left);
-        self.spent[left.phase as usize].fetch_add(next.since.saturating_sub(left.since), Relaxed);
+        let spent = next.since.saturating_sub(left.since);
+        self.spent[left.phase as usize].fetch_add(spent, Relaxed);
+        if (left.phase, next.phase) == (Phase::Head, Phase::Body) {
+            self.answered_within.store(spent, Relaxed);
+        }
     }
 
     /// Nanoseconds from its beginning to `now`.
@@ -322,6 +361,8 @@ impl Stay {
 const PHASE: u64 = 7;
 const _: () = assert!(Phase::ALL.len() as u64 == PHASE + 1);
 const STARVED: u64 = u64::MAX;
+const KEPT: u8 = 1;
+const CLOSED: u8 = 2;
 
 #[cfg(all(test, outbound_loom))]
 mod model {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    answered::Answered,
     connection::ConnectionInfo,
     context::Attempt,
     cooling_down::CoolingDown,
@@ -58,6 +59,9 @@ impl Failure {
             Self { origin, ..Self::new(Kind::Overloaded, Phase::Queue, Delivery::NotSent) }
         } else if find::<InvalidOrigin>(error).is_some() || find::<InvalidRequest>(error).is_some() {
             Self::new(Kind::Invalid, Phase::Queue, Delivery::NotSent)
+        } else if let Some(answered) = find::<Answered>(error) {
+            let (origin, attempt) = (answered.origin().cloned(), answered.attempt());
+            Self { origin, attempt, ..Self::new(Kind::Other, Phase::Body, Delivery::Answered) }
         } else {
             Self::foreign(error)
         };
@@ -97,7 +101,8 @@ impl Failure {
         self.snapshot()?.connection.as_ref()
     }
 
-    /// Which attempt failed, if the error tells.
+    /// Which attempt failed, if the error tells. One that was turned away before it began ([`Overloaded`], [`CoolingDown`]) does not:
+    /// how many there were, whatever the error, tells [`Retries::track`](crate::Retries::track).
     pub fn attempt(&self) -> Option<Attempt> {
         self.attempt.or_else(|| self.snapshot()?.attempt)
     }

@@ -24,9 +24,11 @@
 //!   request; [`Attempt`], [`Retries`], [`ConnectionInfo`] and [`Timings`] on its response. Each has one writer; [`Carried`] is all of them at once.
 //! - **Bodies:** [`OnEnd`] tells a hook exactly once how a body ended.
 //! - **Construction:** what is meant to be built once announces where it was built: [`Construction`].
+//! - **Time:** a wait for what others here give back ends on time, and not for a stall of our own: [`Grace`].
 //! - **Who is in the way:** whoever knows tells those who turn calls away: [`Witness`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod answered;
 mod at_proxy;
 mod connection;
 mod construction;
@@ -39,6 +41,7 @@ mod exchange;
 mod failure;
 #[cfg(feature = "hyper")]
 mod foreign;
+mod grace;
 mod invalid_request;
 mod ledger;
 mod on_end;
@@ -52,6 +55,7 @@ mod units;
 mod witness;
 mod words;
 
+pub use answered::Answered;
 pub use at_proxy::AtProxy;
 pub use connection::{ConnectionInfo, Established, Timings};
 pub use construction::{Construction, Watcher};
@@ -62,6 +66,7 @@ pub use elapsed::Elapsed;
 pub use error::{BoxError, chain, find};
 pub use exchange::Exchange;
 pub use failure::Failure;
+pub use grace::Grace;
 pub use invalid_request::InvalidRequest;
 pub use ledger::{Account, Ledger};
 pub use on_end::{AtEnd, End, OnEnd};

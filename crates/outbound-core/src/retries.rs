@@ -75,7 +75,8 @@ impl Retries {
 
     /// Why the last failure was not retried, if a retry layer looked at it and took it for one.
     ///
-    /// [`GaveUp::Budget`] marks the call: a retry layer further out does not retry it either.
+    /// [`GaveUp::Budget`] marks the call: a retry layer further out does not retry it either. The mark is in this record, which the layers
+    /// share, and not in the error: a retry layer of another make that is further out does not see it.
     pub fn gave_up(&self) -> Option<GaveUp> {
         self.sum().gave_up
     }

@@ -36,7 +36,7 @@ words! {
         Acquire => "acquire",
         /// Resolving the host name.
         Resolve => "resolve",
-        /// Opening the socket.
+        /// Opening the socket; over HTTP/2 also waiting for what the server allows (RFC 9113, 3.4), after the TLS handshake.
         Connect => "connect",
         /// The TLS handshake, ALPN included.
         Tls => "tls",
@@ -85,7 +85,7 @@ words! {
         Invalid => "invalid",
         /// Our side gave up: the call was cancelled, or the client was closed.
         Canceled => "canceled",
-        /// None of the others: the chain names nothing we know.
+        /// None of the others: the chain names nothing we know, or an answer that will not do: [`Answered`](crate::Answered).
         Other => "other",
     }
 }

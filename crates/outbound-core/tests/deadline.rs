@@ -1,9 +1,13 @@
-//! `Deadline` on a paused clock.
+//! `Deadline` and `Grace` on a paused clock.
 
-use std::time::Duration;
+use std::{
+    pin::pin,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use http::Request;
-use outbound_core::Deadline;
+use outbound_core::{Deadline, Grace};
 use tokio::time::{Instant, advance};
 
 const MS: Duration = Duration::from_millis(1);
@@ -69,5 +73,31 @@ async fn the_earlier_wins() {
             second.tighten(&mut request);
             assert_eq!(Deadline::of(&request), Some(earlier), "{name}: tightened");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn grace_is_as_long_as_it_was_late_and_ends_at_the_deadline() {
+    let never = u64::MAX;
+    #[rustfmt::skip]
+    let table = [
+        // name                         limit deadline polled at  ends at
+        ("on time",                     100,  never,   100,       100),
+        ("within what timers are",      100,  never,   102,       102),
+        ("late",                        100,  never,   150,       200),
+        ("later than the limit",        100,  never,   1100,      1200),
+        ("the deadline is the limit",   100,  80,      80,        80),
+        ("the deadline in the grace",   100,  163,     150,       163),
+        ("the deadline in the stall",   100,  120,     150,       150),
+    ];
+    for (name, limit, deadline, polled, ends) in table {
+        let begun = Instant::now();
+        let deadline = Deadline::after(Duration::from_millis(deadline));
+        let mut grace = pin!(Grace::new(Duration::from_millis(limit), deadline));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(grace.as_mut().poll(&mut cx).is_pending(), "{name}");
+        advance(Duration::from_millis(polled)).await;
+        grace.await;
+        assert_eq!(begun.elapsed(), Duration::from_millis(ends), "{name}");
     }
 }

@@ -34,6 +34,17 @@ async fn phases() {
     }
 }
 
+#[test]
+fn a_connection_is_kept_or_closed_once_that_is_told() {
+    let exchange = Exchange::new();
+    assert_eq!(exchange.is_kept(), None);
+    for kept in [true, false] {
+        exchange.keeps(kept);
+        assert_eq!(exchange.clone().is_kept(), Some(kept));
+    }
+    assert_eq!(exchange.renewed(Instant::now()).is_kept(), None, "another exchange");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_sent_waits_for_the_head_unless_that_has_come() {
     for &phase in Phase::ALL {
@@ -45,6 +56,27 @@ async fn what_is_sent_waits_for_the_head_unless_that_has_come() {
         let (sent, waiting) = if phase == Phase::Send { (Phase::Head, MS) } else { (phase, 3 * MS) };
         assert_eq!((exchange.phase(), exchange.since().elapsed()), (sent, waiting), "{phase}");
         assert_eq!(exchange.timings().total(), 3 * MS, "{phase}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_it_was_sent() {
+    use Phase::{Body, Connect, Head, Send};
+    for (name, phases, before) in [
+        ("not yet", &[Connect, Send] as &[_], None),
+        ("just now", &[Send, Head], Some(1)),
+        ("answered", &[Send, Head, Body], Some(2)),
+        ("answered while it was being sent", &[Send, Body], Some(1)),
+        ("being sent again", &[Send, Head, Connect, Send], None),
+        ("sent again and answered", &[Send, Head, Connect, Head, Body], Some(2)),
+        ("answered while it was being sent again", &[Send, Head, Send, Body], Some(1)),
+    ] {
+        let exchange = Exchange::new();
+        for &phase in phases {
+            exchange.enter(phase);
+            advance(MS).await;
+        }
+        assert_eq!(exchange.sent_at(), before.map(|before| Instant::now() - before * MS), "{name}");
     }
 }
 

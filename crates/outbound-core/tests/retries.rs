@@ -75,7 +75,7 @@ fn cooling_down_reads_as_nothing_sent() {
     let error: BoxError = CoolingDown::new(origin, Duration::from_millis(3200)).into();
     assert_eq!(
         error.to_string(),
-        "https://example.com asked for no requests for another 3.20 s: nothing was sent"
+        "https://example.com asked for no requests for a while, try again in 3.20 s: nothing was sent"
     );
     let failure = Failure::of(&*error);
     assert_eq!((failure.kind(), failure.delivery()), (Kind::Overloaded, Delivery::NotSent));

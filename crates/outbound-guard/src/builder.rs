@@ -19,7 +19,7 @@ use crate::{
 /// | `held` | 10 s | longer than any pause that a reader takes on purpose; what HikariCP's users commonly set |
 /// | `churn` | 10 in 60 s | configuration is not reloaded that often |
 /// | `spare_descriptors` | a fifth of the soft limit | time enough to act |
-/// | `window` | 60 s | a line a minute, whatever happens |
+/// | `window` | 60 s | an event a minute of each kind and level from each line of code, whatever happens |
 /// | `backtraces` | off | they cost some microseconds each |
 /// | `reclaim_after` | never | it is the caller's body |
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ pub enum Backtraces {
     /// For none.
     #[default]
     Off,
-    /// For one call in so many, counted per thread. Netty's default is 128.
+    /// For one call in so many, counted per shard of threads. Netty's default is 128.
     OneIn(NonZeroU32),
     /// For all.
     All,
@@ -44,7 +44,7 @@ pub enum Backtraces {
 #[derive(Clone)]
 pub(crate) struct Options {
     pub(crate) held: Duration,
-    pub(crate) churn: Allowed,
+    pub(crate) churn: Option<Allowed>,
     pub(crate) spare_descriptors: Option<u64>,
     pub(crate) backtraces: Backtraces,
     pub(crate) window: Duration,
@@ -61,7 +61,7 @@ impl Builder {
         };
         let options = Options {
             held: Duration::from_secs(10),
-            churn,
+            churn: Some(churn),
             spare_descriptors: None,
             backtraces: Backtraces::Off,
             window: Duration::from_secs(60),
@@ -102,16 +102,21 @@ impl<M> Builder<M> {
         self
     }
 
-    /// How many pools and clients, built by one line of code within `window`, are too many: [`Leak::Churn`].
+    /// How many pools and clients, built by one line of code within `window`, are too many: [`Leak::Churn`]. [`NonZeroU32::MAX`] is
+    /// never: nothing is counted for that.
+    ///
+    /// They are counted once for the whole process, from its first guard on, and told once a window, by one of its guards: of those for which
+    /// they are too many, the oldest that has a [`callback`](Self::callback), or else the oldest.
     pub fn churn(mut self, builds: NonZeroU32, window: Duration) -> Self {
-        self.options.churn = Allowed { fewer_than: builds, window };
+        let allowed = Allowed { fewer_than: builds, window };
+        self.options.churn = (builds < NonZeroU32::MAX).then_some(allowed);
         self
     }
 
     /// How many file descriptors are to be left: with fewer it is [`Leak::Descriptors`].
     ///
-    /// They are counted, once a second at most, while calls are open and whenever something is built. That looks through
-    /// `/proc/self/fd`, and does nothing where there is none.
+    /// They are counted every five seconds while calls are open, and whenever something is built, once a second at most; and told once for
+    /// the whole process, until there are enough again. Zero is never. On Linux only, where it looks through `/proc/self/fd`.
     pub fn spare_descriptors(mut self, descriptors: u64) -> Self {
         self.options.spare_descriptors = Some(descriptors);
         self
@@ -123,7 +128,8 @@ impl<M> Builder<M> {
         self
     }
 
-    /// For how long a line of code gets no second `tracing` event of the same kind. The next one tells how many were muted.
+    /// For how long a line of code gets no second `tracing` event of the same kind and level from this guard. The next one tells how many
+    /// were muted.
     pub fn window(mut self, window: Duration) -> Self {
         self.options.window = window;
         self

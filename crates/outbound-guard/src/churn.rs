@@ -17,46 +17,65 @@ pub(crate) struct Allowed {
 }
 
 /// When each line last built something.
+#[derive(Default)]
 pub(crate) struct Churn {
-    allowed: Allowed,
     lines: HashMap<Construction, Line>,
 }
 
 #[derive(Default)]
-struct Line {
-    /// The latest, no more than there may be.
+pub(crate) struct Line {
+    /// The latest, no more and no older than anybody wants to know of.
     built: VecDeque<Instant>,
     told: Option<Instant>,
 }
 
 impl Churn {
-    pub(crate) fn new(allowed: Allowed) -> Self {
-        Self { allowed, lines: HashMap::new() }
-    }
-
-    /// Counts one more. If that is one too many: within how long they were built. Once per window.
-    pub(crate) fn built(&mut self, construction: Construction, now: Instant) -> Option<(u32, Duration)> {
-        let Allowed { fewer_than, window } = self.allowed;
+    /// Counts one more, for those who allow so many. Nothing if there is nobody.
+    pub(crate) fn built(
+        &mut self,
+        construction: Construction,
+        now: Instant,
+        allowed: impl Iterator<Item = Allowed>,
+    ) -> Option<&mut Line> {
+        let most = allowed.reduce(|a, b| Allowed {
+            fewer_than: a.fewer_than.max(b.fewer_than),
+            window: a.window.max(b.window),
+        })?;
         if self.lines.len() >= MAX_LINES && !self.lines.contains_key(&construction) {
-            self.lines.retain(|_, line| line.built.back().is_some_and(|&last| now - last <= window));
-            if self.lines.len() >= MAX_LINES {
-                return None;
-            }
+            self.forget_one();
         }
         let line = self.lines.entry(construction).or_default();
         line.built.push_back(now);
-        if line.built.len() > fewer_than.get() as usize {
+        let is_needless = |line: &Line| {
+            line.built.len() > most.fewer_than.get() as usize || now - line.built[0] > most.window
+        };
+        while is_needless(line) {
             line.built.pop_front();
         }
-        if line.built.len() < fewer_than.get() as usize {
-            return None;
+        Some(line)
+    }
+
+    /// The line that has built nothing for longest.
+    fn forget_one(&mut self) {
+        let oldest = self.lines.iter().min_by_key(|(_, line)| line.built.back());
+        if let Some(construction) = oldest.map(|(&construction, _)| construction) {
+            self.lines.remove(&construction);
         }
-        let within = now - *line.built.front()?;
-        if within > window || line.told.is_some_and(|told| now - told <= window) {
-            return None;
-        }
-        line.told = Some(now);
-        Some((fewer_than.get(), within))
+    }
+}
+
+impl Line {
+    /// If too many were built, and nobody has told so for a window: within how long.
+    pub(crate) fn exceeds(&self, allowed: Allowed, now: Instant) -> Option<Duration> {
+        let Allowed { fewer_than, window } = allowed;
+        let first = self.built.len().checked_sub(fewer_than.get() as usize)?;
+        let within = now - self.built[first];
+        let was_told = self.told.is_some_and(|told| now - told <= window);
+        (within <= window && !was_told).then_some(within)
+    }
+
+    pub(crate) fn told(&mut self, now: Instant) {
+        self.told = Some(now);
     }
 }
 
@@ -91,21 +110,27 @@ mod tests {
         }
         let (window, now) = (Duration::from_secs(60), Instant::now());
         let allowed = Allowed { fewer_than: NonZeroU32::new(3).unwrap(), window };
-        let mut churn = Churn::new(allowed);
+        let mut churn = Churn::default();
         let constructions = built.0.lock().unwrap();
-        for construction in constructions.iter() {
-            churn.built(*construction, now);
+        for (number, &construction) in constructions.iter().enumerate() {
+            churn.built(construction, now + window * number as u32, [allowed].into_iter());
         }
+        let now = now + window * many as u32;
         assert_eq!(churn.lines.len(), MAX_LINES);
+        assert!(churn.lines.contains_key(&constructions[many - MAX_LINES]), "the latest are kept");
         let last = constructions[many - 1];
-        let later = now + window + Duration::from_secs(1);
-        let told = [0, 1, 2, 3].map(|second| churn.built(last, later + Duration::from_secs(second)));
-        assert_eq!(
-            told,
-            [None, None, Some((3, Duration::from_secs(2))), None],
-            "there is room where a window has passed"
-        );
-        assert_eq!(churn.lines.len(), 1);
-        assert_eq!(churn.lines[&last].built.len(), 3);
+        let told = [0, 1, 2, 3].map(|second| {
+            let now = now + Duration::from_secs(second);
+            let line = churn.built(last, now, [allowed].into_iter()).unwrap();
+            let within = line.exceeds(allowed, now);
+            if within.is_some() {
+                line.told(now);
+            }
+            within
+        });
+        assert_eq!(told, [None, None, Some(Duration::from_secs(2)), None]);
+        assert_eq!(churn.lines[&last].built.len(), 3, "no more than anybody asks for");
+        churn.built(last, now + 2 * window, [allowed].into_iter());
+        assert_eq!(churn.lines[&last].built.len(), 1, "and no older");
     }
 }

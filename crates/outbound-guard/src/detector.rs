@@ -7,6 +7,7 @@ use outbound_core::{Failure, Kind, Phase, Witness};
 use crate::{
     descriptors::Descriptors,
     guard::Guard,
+    layer::ClientHandle,
     leak::{Holding, Leak},
 };
 
@@ -52,11 +53,11 @@ pub struct Totals {
     pub forgotten: u64,
     /// [`Leak::Reclaimed`].
     pub reclaimed: u64,
-    /// [`Leak::Churn`].
+    /// [`Leak::Churn`], as far as it was this guard's to tell.
     pub churn: u64,
     /// [`Leak::ClientDropped`].
     pub clients_dropped: u64,
-    /// [`Leak::Descriptors`].
+    /// [`Leak::Descriptors`], likewise.
     pub descriptors: u64,
 }
 
@@ -93,14 +94,15 @@ impl LeakDetector {
         }
     }
 
-    /// The file descriptors of this process; `None` where the platform does not tell. Looks through `/proc/self/fd`.
+    /// The file descriptors of this process, on Linux, where it looks through `/proc/self/fd`; `None` elsewhere.
     pub fn descriptors(&self) -> Option<Descriptors> {
         Descriptors::now()
     }
 
     /// Who is in the way of a call that failed with `error`, if that is an acquire timeout or an
     /// [`Overloaded`](outbound_core::Overloaded): the calls that are open to its origin, the oldest first, and then those to other
-    /// origins, which are in its way where the limit is one for all. Nobody, if it is any other error.
+    /// origins, which are in its way where the limit is one for all. Not those that are known to wait themselves. Nobody, if it is any
+    /// other error.
     ///
     /// ```
     /// # use outbound_core::{Overloaded};
@@ -118,6 +120,8 @@ impl LeakDetector {
             return Vec::new();
         }
         let mut holders = self.snapshot();
+        // They hold nothing yet.
+        holders.retain(|holding| !matches!(holding.phase, Some(Phase::Queue | Phase::Acquire)));
         holders.sort_by_key(|holding| holding.origin.as_ref() != failure.origin());
         holders
     }
@@ -148,6 +152,12 @@ impl LeakDetector {
     /// ```
     pub fn witness(&self) -> Arc<dyn Witness> {
         self.0.0.clone()
+    }
+
+    /// A handle to be kept by each clone of a client that hides its guarded service behind other layers: what is told as
+    /// [`Leak::ClientDropped`] is told when the last clone of the handle goes, and no longer when that of a service does.
+    pub fn client(&self) -> ClientHandle {
+        ClientHandle::new(self.0.0.clone())
     }
 
     /// Fails a test in which a call is still open.

@@ -2,23 +2,22 @@
 
 use std::{
     cmp::Reverse,
-    fmt, mem,
+    fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use http::Request;
-use outbound_core::{CallSite, Construction, Origin, Watcher, Witness};
+use outbound_core::{CallSite, Origin, Witness};
 use tokio::time::Instant;
 
 use crate::{
     builder::Options,
-    churn::Churn,
-    descriptors::Descriptors,
     leak::{Holding, Leak},
+    process::PROCESS,
     record::Stage,
     registry::{Open, Registry, Ticket},
     reporter::Reporter,
@@ -31,17 +30,9 @@ pub(crate) struct Guard {
     pub(crate) sweep: Sweep,
     pub(crate) held: Duration,
     reclaim_after: Duration,
-    spare_descriptors: Option<u64>,
-    descriptors: Mutex<Checked>,
-    churn: Mutex<Churn>,
     clients: AtomicUsize,
-}
-
-/// When descriptors were last counted, and whether they have been told to be few.
-#[derive(Default)]
-struct Checked {
-    at: Option<Instant>,
-    told: bool,
+    /// Whether clients go with their handles, and not with the services.
+    has_handle: AtomicBool,
 }
 
 impl Guard {
@@ -55,17 +46,19 @@ impl Guard {
             sweep: Sweep::new(),
             held: held.min(FOR_EVER),
             reclaim_after: reclaim_after.unwrap_or(FOR_EVER).min(FOR_EVER),
-            spare_descriptors,
-            descriptors: Mutex::default(),
-            churn: Mutex::new(Churn::new(churn)),
             clients: AtomicUsize::new(0),
+            has_handle: AtomicBool::new(false),
         });
-        Construction::watch(&guard);
+        PROCESS.tell(&guard, churn, spare_descriptors);
         guard
     }
 
     pub(crate) fn next_client(&self) -> usize {
         self.clients.fetch_add(1, Relaxed)
+    }
+
+    pub(crate) fn has_handle(&self) {
+        self.has_handle.store(true, Relaxed);
     }
 
     pub(crate) fn enter<B>(self: &Arc<Self>, client: usize, request: &Request<B>) -> Ticket {
@@ -79,12 +72,9 @@ impl Guard {
         let (epoch, at) = (self.registry.epoch, self.registry.nanos(now));
         let after = |since: u64, limit: Duration| since.saturating_add(nanos(limit));
         let (mut held, mut unclaimed) = (Vec::new(), Vec::new());
-        let mut next = after(at, self.held.min(self.reclaim_after));
+        let mut next = after(at, self.held.min(self.reclaim_after).min(DESCRIPTORS_EVERY));
         self.registry.visit(|open| {
             let Some(idle) = open.record.idle() else { return };
-            if idle.reclaimed {
-                return;
-            }
             // Idle as it was found to be: it may be polled at any moment.
             let holding = || Holding { idle: Some(idle.until(epoch, now)), ..open.holding(epoch, now) };
             let due = after(idle.since, self.held);
@@ -111,7 +101,7 @@ impl Guard {
                 self.reporter.tell(&Leak::Reclaimed { holding });
             }
         }
-        self.check_descriptors(now);
+        PROCESS.check_descriptors(now);
         self.registry.instant(next).unwrap_or(now + FOR_EVER)
     }
 
@@ -120,9 +110,13 @@ impl Guard {
         self.holdings(|_| true)
     }
 
-    /// The last clone of a service has gone: its bodies should have gone before.
-    pub(crate) fn client_dropped(&self, client: usize) {
-        let holdings = self.holdings(|open| open.call.client == client && open.record.holds_body());
+    /// The last clone of a service has gone, or of a handle to all of them: its bodies should have gone before.
+    pub(crate) fn client_dropped(&self, client: Option<usize>) {
+        if client.is_some() && self.has_handle.load(Relaxed) {
+            return;
+        }
+        let is_its = |open: &Open| client.is_none_or(|client| open.call.client == client);
+        let holdings = self.holdings(|open| is_its(open) && open.record.stage() == Stage::Body);
         if !holdings.is_empty() {
             self.reporter.tell(&Leak::ClientDropped { holdings });
         }
@@ -145,43 +139,15 @@ impl Guard {
         holdings.sort_by_key(|holding| Reverse(holding.age));
         holdings
     }
-
-    /// Once a second at most, and told once until there are enough again.
-    fn check_descriptors(&self, now: Instant) {
-        {
-            let mut checked = lock(&self.descriptors);
-            if checked.at.is_some_and(|at| now - at < SECOND) {
-                return;
-            }
-            checked.at = Some(now);
-        }
-        let Some(descriptors) = Descriptors::now() else { return };
-        let spare = self.spare_descriptors.unwrap_or(descriptors.limit / 5);
-        let is_short = descriptors.left() < spare;
-        let was_told = mem::replace(&mut lock(&self.descriptors).told, is_short);
-        if is_short && !was_told {
-            self.reporter.tell(&Leak::Descriptors { descriptors });
-        }
-    }
-}
-
-impl Watcher for Guard {
-    fn built(&self, construction: Construction) {
-        let now = Instant::now();
-        let churn = lock(&self.churn).built(construction, now);
-        if let Some((built, within)) = churn {
-            self.reporter.tell(&Leak::Churn { construction, built, within });
-        }
-        self.check_descriptors(now);
-    }
 }
 
 impl Witness for Guard {
     fn oldest(&self, origin: Option<&Origin>) -> Option<(Duration, Option<CallSite>)> {
         let mut oldest: Option<(Instant, Option<CallSite>)> = None;
         self.registry.visit(|Open { call, .. }| {
-            let is_in_the_way = origin.is_none_or(|origin| call.origin().as_ref() == Some(origin));
-            if is_in_the_way && oldest.is_none_or(|(began, _)| call.began < began) {
+            // In this order: an origin costs more than a look at the clock's numbers, and few calls are older than all before them.
+            let is_oldest = oldest.is_none_or(|(began, _)| call.began < began);
+            if is_oldest && origin.is_none_or(|origin| call.origin().as_ref() == Some(origin)) {
                 oldest = Some((call.began, call.site));
             }
         });
@@ -198,15 +164,12 @@ impl fmt::Debug for Guard {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-const SECOND: Duration = Duration::from_secs(1);
+/// How often descriptors are counted while calls are open.
+const DESCRIPTORS_EVERY: Duration = Duration::from_secs(5);
 
 /// As long as the clock can be added to it without overflow, and longer than any process.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);

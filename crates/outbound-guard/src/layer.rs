@@ -29,7 +29,9 @@ pub struct LeakGuardLayer<M = Observe> {
 /// What [`LeakGuardLayer`] makes of a service.
 ///
 /// When its last clone is dropped while bodies of its responses are open, that is [`Leak::ClientDropped`](crate::Leak::ClientDropped).
-/// Calls whose response is to come do not count: `client.oneshot(request)` drops the client in their midst.
+/// Calls whose response is to come do not count: `client.oneshot(request)` drops the client in their midst. A layer outside that keeps
+/// a clone until the response is out, as a retry layer does, makes that call look like a leak: there, let what your users hold keep a
+/// [`ClientHandle`].
 #[derive(Clone, Debug)]
 pub struct LeakGuard<S, M = Observe> {
     inner: S,
@@ -37,10 +39,17 @@ pub struct LeakGuard<S, M = Observe> {
     mode: M,
 }
 
-/// What all clones of a service have in common.
+/// For a client to keep that has its guarded service somewhere inside: [`LeakDetector::client`].
+#[derive(Clone, Debug)]
+pub struct ClientHandle {
+    _client: Arc<Client>,
+}
+
+/// What all clones of a service have in common, or of a handle.
 #[derive(Debug)]
 struct Client {
-    number: usize,
+    /// Of the service; a handle is for all of them.
+    number: Option<usize>,
     guard: Arc<Guard>,
 }
 
@@ -68,7 +77,7 @@ impl<S, M: Clone> Layer<S> for LeakGuardLayer<M> {
     type Service = LeakGuard<S, M>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let client = Client { number: self.guard.next_client(), guard: self.guard.clone() };
+        let client = Client { number: Some(self.guard.next_client()), guard: self.guard.clone() };
         LeakGuard { inner, client: Arc::new(client), mode: self.mode.clone() }
     }
 }
@@ -92,8 +101,17 @@ where
     #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Client { number, guard } = &*self.client;
-        let ticket = guard.enter(*number, &request);
+        let ticket = guard.enter(number.unwrap_or_default(), &request);
         ResponseFuture::new(self.inner.call(request), ticket, self.mode.clone())
+    }
+}
+
+// === ClientHandle ===
+
+impl ClientHandle {
+    pub(crate) fn new(guard: Arc<Guard>) -> Self {
+        guard.has_handle();
+        Self { _client: Arc::new(Client { number: None, guard }) }
     }
 }
 

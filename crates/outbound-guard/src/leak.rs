@@ -33,8 +33,8 @@ pub enum Leak {
     Abandoned {
         /// What was dropped.
         holding: Holding,
-        /// Whether that cost the connection: over HTTP/1 it does, over HTTP/2 it ends one stream. `None` where nobody below tells
-        /// which it was.
+        /// Whether that cost the connection. Over HTTP/2 it ends one stream, and over HTTP/1 it depends on how much was left to read:
+        /// `None` while that is still being tried, and where nobody below tells.
         cost_connection: Option<bool>,
     },
     /// A call or its response was still open when the last [`LeakDetector`](crate::LeakDetector) went, and had not been told before.
@@ -49,7 +49,8 @@ pub enum Leak {
         /// What was held.
         holding: Holding,
     },
-    /// One line of code builds pools or clients again and again.
+    /// One line of code builds pools or clients again and again: told by one guard of the process, whose
+    /// [`churn`](crate::Builder::churn) that is.
     #[non_exhaustive]
     Churn {
         /// What, and by which line.
@@ -59,13 +60,14 @@ pub enum Leak {
         /// Within how long.
         within: Duration,
     },
-    /// The last clone of a service was dropped while response bodies of its calls were open.
+    /// The last clone of a service, or of its [`ClientHandle`](crate::ClientHandle), was dropped while response bodies of its calls were
+    /// open.
     #[non_exhaustive]
     ClientDropped {
         /// Those bodies, the oldest first.
         holdings: Vec<Holding>,
     },
-    /// The process runs out of file descriptors.
+    /// The process runs out of file descriptors: told by one of its guards, on Linux.
     #[non_exhaustive]
     Descriptors {
         /// How many are open, and may be.

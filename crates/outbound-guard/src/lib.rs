@@ -37,7 +37,7 @@
 //! - **Counts** as held the time in which a call or its response body could be polled with effect, and is not: since it came into
 //!   being, since its last frame, or since what it had been waiting for has woken it. Every kind of leak is a variant of [`Leak`].
 //! - **Does not count:** the time in which the peer is awaited, however long: a quiet event stream is no leak. A call that is
-//!   cancelled before its response head. A body without content, or read to the length that was declared.
+//!   cancelled before its response head. A body without content. As dropped before its end: one that was read to the length declared.
 //! - **Errors:** none of its own, except in a body that was [reclaimed](Builder::reclaim_after): [`Elapsed`](outbound_core::Elapsed).
 //!   It never ends a body unless told to.
 //! - **Panics:** never, except to fail a test: [`LeakDetector::assert_no_leaks`], [`LeakCheck`].
@@ -60,14 +60,18 @@
 //!
 //! # Cost
 //!
-//! Nothing is allocated for a call that behaves: its record is the one of a call before. Records are kept in shards, of which each
-//! thread has its own, and a call takes its shard's lock for an instant when it begins and when it ends: no core waits for another, unless a call has
-//! moved to another thread meanwhile. Each poll costs two looks at the clock at most.
+//! Nothing is allocated for a call that behaves while others are open: its record is that of a call before. The first after a rest starts
+//! a task, and of more than 1,024 at once in a shard the room is given back in between. There are four shards a core, a thread always
+//! uses the same one, and a call takes its lock for an instant when it begins and when it ends: no core waits for another, unless a call
+//! has moved to another thread meanwhile, or there are more threads than shards. Each poll costs two looks at the clock at most.
 //!
-//! One task for all calls looks through them when the first could be due. It is started by a call, on its runtime, which needs its timer
-//! on and has to be driven, and ends when nothing is open. Outside a Tokio runtime there is none: then calls are seen in
+//! One task for all calls looks through them when the first could be due, and every five seconds. It is started by a call, on its
+//! runtime, which needs its timer on and has to be driven, and ends when nothing is open. Outside a Tokio runtime there is none: then calls are seen in
 //! [`LeakDetector::snapshot`], and told about when they end. A look takes a tenth of the time at most, and is late where there are so many
 //! calls that it would take longer.
+//!
+//! All open calls are looked at, a shard at a time, by [`LeakDetector::snapshot`] and [`LeakDetector::stats`]; and by a limit for each
+//! call that it turns away, where it asks a [`LeakDetector::witness`]: little more than a comparison each, but as many as are open.
 //!
 //! What that is worth, as `cargo bench -p outbound-guard` told it on 2026-11-21, on a virtual machine with two cores under three times their
 //! load, three runs: a call with a body of two frames took 0.47 to 0.54 µs of its core's time, whether one worker made calls or two;
@@ -88,6 +92,7 @@ mod future;
 mod guard;
 mod layer;
 mod leak;
+mod process;
 mod reclaim;
 mod record;
 mod registry;
@@ -101,7 +106,7 @@ pub use builder::{Backtraces, Builder};
 pub use descriptors::Descriptors;
 pub use detector::{LeakCheck, LeakDetector, Stats, Totals};
 pub use future::ResponseFuture;
-pub use layer::{LeakGuard, LeakGuardLayer};
+pub use layer::{ClientHandle, LeakGuard, LeakGuardLayer};
 pub use leak::{Holding, Leak};
 pub use reclaim::{Mode, Observe, Reclaimable, Reclaiming};
 pub use send::{SendExt, Sending};

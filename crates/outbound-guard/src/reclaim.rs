@@ -42,14 +42,16 @@ pub struct Reclaimable<B> {
 
 enum Lent<B> {
     Here(Pin<Box<B>>),
-    /// Being polled, or over.
+    /// Being polled; or it has panicked in a poll.
     Away,
     Reclaimed,
+    /// It has failed.
+    Over,
 }
 
 /// A body as the sweep sees it.
 pub trait Reclaim: Send + Sync {
-    /// Drops it, if it `is_idle`: asked where nobody can poll it.
+    /// Drops it, if nobody is polling it and it `is_idle`: asked where nobody can poll it.
     fn reclaim(&self, is_idle: &dyn Fn() -> bool) -> bool;
 }
 
@@ -89,33 +91,35 @@ where
     ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
         // Out of the lock: what a body does when polled is not ours.
         let lent = mem::replace(&mut *lock(&self.lent), Lent::Away);
-        match lent {
+        let (frame, lent) = match lent {
             Lent::Here(mut body) => {
                 let frame = body.as_mut().poll_frame(cx);
-                *lock(&self.lent) = Lent::Here(body);
-                frame.map_err(Into::into)
+                (frame.map_err(Into::into), Lent::Here(body))
             }
             Lent::Reclaimed => {
                 let elapsed = Elapsed::new(Phase::Body, self.after).named("reclaim_after");
-                Poll::Ready(Some(Err(elapsed.into())))
+                (Poll::Ready(Some(Err(elapsed.into()))), Lent::Over)
             }
-            Lent::Away => Poll::Ready(None),
-        }
+            Lent::Away => (Poll::Ready(Some(Err(PANICKED.into()))), Lent::Over),
+            Lent::Over => (Poll::Ready(None), Lent::Over),
+        };
+        *lock(&self.lent) = lent;
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
         match &*lock(&self.lent) {
             Lent::Here(body) => body.is_end_stream(),
-            Lent::Away => true,
-            Lent::Reclaimed => false,
+            Lent::Away | Lent::Reclaimed => false,
+            Lent::Over => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &*lock(&self.lent) {
             Lent::Here(body) => body.size_hint(),
-            Lent::Away => SizeHint::with_exact(0),
-            Lent::Reclaimed => SizeHint::default(),
+            Lent::Away | Lent::Reclaimed => SizeHint::default(),
+            Lent::Over => SizeHint::with_exact(0),
         }
     }
 }
@@ -131,7 +135,7 @@ impl<B> fmt::Debug for Reclaimable<B> {
 impl<B: Send> Reclaim for Mutex<Lent<B>> {
     fn reclaim(&self, is_idle: &dyn Fn() -> bool) -> bool {
         let mut lent = lock(self);
-        if !is_idle() {
+        if !matches!(*lent, Lent::Here(_)) || !is_idle() {
             return false;
         }
         let body = mem::replace(&mut *lent, Lent::Reclaimed);
@@ -143,4 +147,55 @@ impl<B: Send> Reclaim for Mutex<Lent<B>> {
 
 fn lock<B>(lent: &Mutex<Lent<B>>) -> MutexGuard<'_, Lent<B>> {
     lent.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const PANICKED: &str = "the response body panicked when it was polled before";
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        panic::{AssertUnwindSafe, catch_unwind},
+        task::Waker,
+    };
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// Is taken away while it is polled, if it can be, and panics at its second poll.
+    #[derive(Default)]
+    struct Beset {
+        reclaim: Arc<std::sync::OnceLock<Arc<dyn Reclaim>>>,
+        polls: u8,
+    }
+
+    impl Body for Beset {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            self.polls += 1;
+            assert!(self.polls < 2, "for no good reason");
+            assert!(!self.reclaim.get().unwrap().reclaim(&|| true), "it is being polled");
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"half")))))
+        }
+    }
+
+    #[test]
+    fn what_is_polled_is_not_taken_away_and_what_panicked_has_not_ended() {
+        let beset = Beset::default();
+        let cell = beset.reclaim.clone();
+        let (mut body, reclaim) = Reclaiming { after: Duration::ZERO }.hold(beset);
+        let _ = cell.set(reclaim.unwrap());
+        let mut poll = || Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(poll(), Poll::Ready(Some(Ok(_)))), "it is put back and goes on");
+        catch_unwind(AssertUnwindSafe(&mut poll)).unwrap_err();
+        let Poll::Ready(Some(Err(error))) = poll() else { panic!("a body that was cut short ends well") };
+        assert_eq!(error.to_string(), PANICKED);
+        assert!(matches!(poll(), Poll::Ready(None)));
+        assert!(!cell.get().unwrap().reclaim(&|| true), "nothing is left");
+    }
 }

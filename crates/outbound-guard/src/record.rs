@@ -132,9 +132,9 @@ impl Record {
         [Stage::Call, Stage::Body][usize::from(self.stage.load(Relaxed))]
     }
 
-    /// Whether the caller has a body that has not been taken away.
-    pub(crate) fn holds_body(&self) -> bool {
-        self.stage() == Stage::Body && !self.idle().is_some_and(|idle| idle.reclaimed)
+    /// Whether the body has been taken away from the caller, who has not noticed yet.
+    pub(crate) fn is_reclaimed(&self) -> bool {
+        self.idle().is_some_and(|idle| idle.reclaimed)
     }
 
     pub(crate) fn bytes_read(&self) -> u64 {

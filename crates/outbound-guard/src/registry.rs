@@ -115,10 +115,16 @@ impl Registry {
         shard.clone().enter(call)
     }
 
-    /// Visits all open calls, a shard at a time under its lock. `visit` must not call what is not ours.
+    /// Visits all open calls, a shard at a time under its lock, but for those whose body has been taken away. `visit` must not call
+    /// what is not ours.
     pub(crate) fn visit(&self, mut visit: impl FnMut(&Open)) {
         for shard in &self.shards {
-            shard.lock().open.iter().for_each(|(_, open)| visit(open));
+            let calls = shard.lock();
+            calls
+                .open
+                .iter()
+                .filter(|(_, open)| !open.record.is_reclaimed())
+                .for_each(|(_, open)| visit(open));
         }
     }
 
@@ -260,6 +266,15 @@ impl Ticket {
         Holding { idle, ..self.shard.lock().open[self.key].holding(epoch, now) }
     }
 
+    /// Whether the end of the exchange cost its connection, as far as anybody has told.
+    fn cost_connection(&self) -> Option<bool> {
+        let exchange = self.shard.lock().open[self.key].call.exchange.clone()?;
+        if exchange.connection()?.established().version >= Version::HTTP_2 {
+            return Some(false);
+        }
+        exchange.is_kept().map(|is_kept| !is_kept)
+    }
+
     /// It is over, and how.
     pub(crate) fn end(mut self, end: End) {
         self.end = end;
@@ -277,14 +292,13 @@ impl Drop for Ticket {
             && record.declared() != Some(record.bytes_read());
         // Before the record is another call's.
         let holding = (was_told || is_abandoned).then(|| self.holding(idle));
+        let cost_connection = is_abandoned.then(|| self.cost_connection()).flatten();
         self.shard.leave(self.key);
         let Some(holding) = holding else { return };
         if was_told {
             self.shard.returned(holding.clone());
         }
         if is_abandoned {
-            let version = holding.connection.as_ref().map(|connection| connection.established().version);
-            let cost_connection = version.map(|version| version < Version::HTTP_2);
             self.shard.reporter.tell(&Leak::Abandoned { holding, cost_connection });
         }
     }

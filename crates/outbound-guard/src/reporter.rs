@@ -10,6 +10,7 @@ use std::{
 
 use outbound_core::CallSite;
 use tokio::time::Instant;
+use tracing::Level;
 
 use crate::{detector::Totals, leak::Leak};
 
@@ -21,7 +22,7 @@ pub(crate) struct Reporter {
 }
 
 struct Told {
-    quota: Quota<(&'static str, Option<CallSite>)>,
+    quota: Quota<(&'static str, Level, Option<CallSite>)>,
     totals: Totals,
 }
 
@@ -51,7 +52,8 @@ impl Reporter {
         let muted = {
             let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
             told.totals.count(leak);
-            told.quota.ask((leak.kind(), leak.site()), Instant::now())
+            // One that nobody listens to mutes none that somebody does.
+            told.quota.ask((leak.kind(), level(leak), leak.site()), Instant::now())
         };
         if let Some(muted) = muted {
             emit(leak, muted);
@@ -61,8 +63,20 @@ impl Reporter {
         }
     }
 
+    pub(crate) fn has_callback(&self) -> bool {
+        self.callback.is_some()
+    }
+
     pub(crate) fn totals(&self) -> Totals {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).totals
+    }
+}
+
+fn level(leak: &Leak) -> Level {
+    match leak {
+        Leak::Returned { .. } => Level::INFO,
+        Leak::Abandoned { cost_connection: Some(false) | None, .. } => Level::DEBUG,
+        _ => Level::WARN,
     }
 }
 
@@ -80,9 +94,9 @@ fn emit(leak: &Leak, muted: u64) {
             )
         };
     }
-    match leak {
-        Leak::Returned { .. } => event!(info),
-        Leak::Abandoned { cost_connection: Some(false) | None, .. } => event!(debug),
+    match level(leak) {
+        Level::INFO => event!(info),
+        Level::DEBUG => event!(debug),
         _ => event!(warn),
     }
 }

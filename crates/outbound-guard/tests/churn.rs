@@ -88,23 +88,34 @@ async fn the_window_ends_with_its_last_millisecond() {
     }
 }
 
-/// A line that has built nothing for longer than the window makes room for another; one that has for as long does not.
+/// All guards hear of it, and one tells: the oldest of those that have somebody to tell.
 #[tokio::test(start_paused = true)]
-async fn room_for_lines_is_made_when_their_window_has_passed() {
-    let (_alone, _detector, log) = three_in_a_minute().await;
-    let lines: Vec<&'static str> = (0..1_024).map(|number| &*format!("client {number}").leak()).collect();
-    for _ in 0..2 {
-        lines.iter().for_each(|line| build(line));
-        sleep(ms(30_000)).await;
-    }
-    // They were built at 0 and at 30 s.
-    for (at, told) in [(60_001, 0), (90_000, 0), (90_001, 1)] {
-        sleep(ms(at) - log.since(Instant::now())).await;
-        for _ in 0..3 {
-            build("one more");
+async fn however_many_guards_hear_of_it_one_tells() {
+    let _alone = ALONE.lock().await;
+    let log = Log::new();
+    let builder = |fewer: u32| LeakGuardLayer::builder().churn(NonZeroU32::new(fewer).unwrap(), ms(60_000));
+    let silent = builder(3).pair().1;
+    let never = builder(u32::MAX).callback(log.callback()).pair().1;
+    let standing =
+        [builder(4), builder(3), builder(3)].map(|builder| builder.callback(log.callback()).pair().1);
+    let mut line = 0;
+    let mut twenty = async || {
+        for _ in 0..20 {
+            // Gone before the next.
+            let _own = builder(3).callback(log.callback()).pair();
+            build("client");
+            line = line!() - 1;
         }
-        assert_eq!(log.take().len(), told, "after {at} ms");
-    }
+        assert_eq!(log.take().len(), 1);
+        assert!(log.last().to_string().contains(&format!(":{line}:")), "{}", log.last());
+        sleep(ms(60_001)).await;
+    };
+    let churns = |detector: &LeakDetector| detector.stats().totals.churn;
+    twenty().await;
+    assert_eq!(standing.each_ref().map(churns), [0, 1, 0]);
+    drop(standing);
+    twenty().await;
+    assert_eq!([&silent, &never].map(churns), [0, 0]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -45,6 +45,28 @@ async fn the_pool_tells_connection_and_cost() -> Result<(), BoxError> {
     Ok(())
 }
 
+/// The pool reads the little that is left, and keeps the connection.
+#[tokio::test]
+async fn a_body_that_is_dropped_shortly_before_its_end_costs_nothing() -> Result<(), BoxError> {
+    let upstream = Friendly::new(handler::fixed(5_000)).start();
+    let log = Log::new();
+    let (layer, _detector) = LeakGuardLayer::builder().callback(log.callback()).pair();
+    let pool = Pool::builder().build(Tcp::new())?;
+    let client = layer.layer(pool.clone());
+    for call in 1..=2 {
+        let mut request = request(upstream.uri("/"));
+        let exchange = Exchange::track(&mut request);
+        drop(client.send(request).await?);
+        let Leak::Abandoned { cost_connection, .. } = log.last() else { panic!("{}", log.last()) };
+        assert_ne!(cost_connection, Some(true), "call {call}");
+        assert!(!log.last().to_string().contains("closed"), "{}", log.last());
+        until(|| pool.stats().connections.idle == 1).await;
+        assert_eq!(exchange.is_kept(), Some(true), "call {call}");
+    }
+    assert_eq!(upstream.sightings().connections.len(), 1);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_call_is_seen_in_every_phase() -> Result<(), BoxError> {
     let gate = Gate::new("answer");

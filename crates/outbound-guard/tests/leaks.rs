@@ -205,20 +205,38 @@ async fn a_call_that_is_cancelled_is_no_leak() {
 async fn what_is_forgotten_is_found() {
     let gate = Gate::new("data");
     for (name, body, told) in [
-        ("nobody waits", TestBody::new().data("a"), vec![(ms(10_000), "held")]),
-        ("somebody waited", TestBody::new().wait(&gate).data("a"), vec![(ms(60_000), "forgotten")]),
+        ("nobody waits", TestBody::new().data("a"), (ms(10_000), "held")),
+        ("somebody waited", TestBody::new().wait(&gate).data("a"), (ms(60_000), "forgotten")),
     ] {
         let (client, detector, log) = watched([Plan::new().body(body)]);
         let mut body = Box::pin(client.send(get()).await.unwrap().into_body());
+        let line = line!() - 1;
         if name == "somebody waited" {
             assert!(futures_poll(std::pin::pin!(body.frame())).is_pending());
         }
         let _ = std::mem::ManuallyDrop::new(body);
         sleep(ms(60_000)).await;
         drop(detector);
-        let found: Vec<_> = log.take().into_iter().map(|(at, kind, _)| (at, kind)).collect();
-        assert_eq!(found, told, "{name}");
+        let (at, kind) = told;
+        assert_eq!(log.take(), [(at, kind, Some(line))], "{name}");
     }
+}
+
+/// A call whose response never comes, of which only its future's address is left, or a task that nobody ends.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_forgotten_is_found() {
+    let (client, detector, log) = watched([Plan::new().never_answers()]);
+    let mut forgotten = Box::pin(client.send(get()));
+    let line = line!() - 1;
+    assert!(futures_poll(forgotten.as_mut()).is_pending());
+    let _ = std::mem::ManuallyDrop::new(forgotten);
+    let stuck = tokio::spawn(client.send(get()));
+    sleep(ms(60_000)).await;
+    assert_eq!(log.take(), [], "they wait for the peer");
+    drop((client, detector));
+    let forgotten = |line| (ms(60_000), "forgotten", Some(line));
+    assert_eq!(log.take(), [forgotten(line), forgotten(line + 4)]);
+    stuck.abort();
 }
 
 #[tokio::test(start_paused = true)]
@@ -238,6 +256,23 @@ async fn a_client_that_goes_before_its_bodies_is_told() {
     assert_eq!(log.take(), [(ms(1_000), "client_dropped", Some(line))]);
     assert!(log.last().to_string().starts_with("client dropped with 2 responses open, the oldest: "));
     drop((first, second));
+}
+
+/// Layers outside keep services for as long as they like: their user's client is another thing.
+#[tokio::test(start_paused = true)]
+async fn a_client_goes_with_its_handle_where_it_has_one() {
+    let (service, detector, log) = watched([Plan::new().body(TestBody::new().data("a"))]);
+    let (handle, later) = (detector.client(), detector.client());
+    let clone = handle.clone();
+    let body = service.send(get()).await.unwrap();
+    let line = line!() - 1;
+    drop((service, handle));
+    assert_eq!(log.take(), [], "a clone is left");
+    drop(clone);
+    assert_eq!(log.take(), [(ms(0), "client_dropped", Some(line))]);
+    drop(body);
+    drop(later);
+    assert_eq!(log.take().len(), 1, "abandoned; and nothing was open any more");
 }
 
 /// `oneshot` drops its client while the call is under way, as it should.
@@ -285,12 +320,23 @@ async fn a_body_that_is_held_for_too_long_is_reclaimed_where_that_is_wanted() {
     tokio::task::yield_now().await;
     assert_eq!(log.take(), [(ms(55_500), "reclaimed", Some(line))]);
     assert_eq!(probe.counts().bodies, 0, "and its connection with it");
+    detector.assert_no_leaks();
+    let stats = detector.stats();
+    assert_eq!((stats.bodies, stats.held, stats.oldest), (0, 0, None), "nobody holds it any more");
+    assert!(detector.witness().oldest(None).is_none());
     let error = body.frame().await.unwrap().unwrap_err();
     assert_eq!(error.to_string(), "timed out after 55.5 s reading the response body (reclaim_after)");
     assert!(body.frame().await.is_none());
     drop(body);
     assert_eq!(log.take(), [(ms(55_500), "returned", Some(line))]);
     detector.assert_no_leaks();
+
+    let unnoticed = client.send(get()).await.unwrap();
+    sleep(ms(60_000)).await;
+    assert_eq!(log.take().len(), 2, "held, reclaimed");
+    drop((client, detector));
+    assert_eq!(log.take(), [], "it is neither forgotten nor left over from its client");
+    drop(unnoticed);
 }
 
 /// Whichever limit is the shorter, and whenever the body came.

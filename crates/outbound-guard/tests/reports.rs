@@ -15,7 +15,8 @@ use std::{
 use http::{Request, Response, Version};
 use http_body_util::BodyExt;
 use outbound_core::{
-    Attempt, CallSite, ConnectionInfo, Elapsed, Established, Exchange, Origin, Overloaded, Phase,
+    Attempt, CallSite, ConnectionInfo, Construction, Elapsed, Established, Exchange, Origin, Overloaded,
+    Phase,
 };
 use outbound_guard::{Backtraces, Holding, Leak, LeakGuardLayer, SendExt};
 use outbound_limit::ConcurrencyLimitLayer;
@@ -113,6 +114,28 @@ async fn a_line_gets_one_event_a_window() {
     assert_eq!(detector.stats().totals.abandoned, 101);
 }
 
+/// What is told at one level, and perhaps heard by nobody, takes no other's turn.
+#[tokio::test(start_paused = true)]
+async fn a_line_gets_one_event_a_window_and_level() {
+    let (notes, _default) = Notes::taken();
+    let (layer, _detector) = LeakGuardLayer::pair();
+    for kept in [None, Some(false), Some(true), Some(false)] {
+        let service = service_fn(move |request: Request<TestBody>| {
+            let established = Established::now(1, Version::HTTP_11);
+            let exchange = Exchange::track(&mut { request });
+            exchange.connected(ConnectionInfo::new(established.into(), 0, Duration::ZERO));
+            kept.into_iter().for_each(|kept| exchange.keeps(kept));
+            ready(Ok::<_, Infallible>(Response::new(TestBody::new().data("a"))))
+        });
+        let mut request = get();
+        Exchange::track(&mut request);
+        drop(layer.layer(service).send(request).await.unwrap());
+    }
+    let told: Vec<_> = notes.take().iter().map(|line| line.split_once(':').unwrap().0.to_owned()).collect();
+    let dropped = "response body dropped before its end";
+    assert_eq!(told, [format!("DEBUG {dropped}"), format!("WARN {dropped}, which closed its connection")]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_span_is_named() {
     let (_notes, _default) = Notes::taken();
@@ -199,43 +222,74 @@ async fn a_call_begins_with_nothing_known() {
 
 /// An HTTP/2 connection outlives the stream that ends with the body.
 #[tokio::test(start_paused = true)]
-async fn what_it_cost_depends_on_the_version() {
-    for (version, cost) in [
-        (Version::HTTP_10, true),
-        (Version::HTTP_11, true),
-        (Version::HTTP_2, false),
-        (Version::HTTP_3, false),
+async fn what_it_cost_depends_on_the_version_and_on_what_the_pool_tells() {
+    for (version, kept, cost) in [
+        (Version::HTTP_10, Some(false), Some(true)),
+        (Version::HTTP_11, Some(false), Some(true)),
+        (Version::HTTP_11, Some(true), Some(false)),
+        (Version::HTTP_11, None, None),
+        (Version::HTTP_2, None, Some(false)),
+        (Version::HTTP_3, None, Some(false)),
     ] {
         let log = Log::new();
         let (layer, _detector) = LeakGuardLayer::builder().callback(log.callback()).pair();
         let client = layer.layer(service_fn(move |request: Request<TestBody>| {
             let established = Established::now(1, version);
             let connection = ConnectionInfo::new(established.into(), 0, Duration::ZERO);
-            Exchange::of(&request).unwrap().connected(connection);
+            let exchange = Exchange::of(&request).unwrap();
+            exchange.connected(connection);
+            kept.into_iter().for_each(|kept| exchange.keeps(kept));
             ready(Ok::<_, Infallible>(Response::new(TestBody::new().data("a"))))
         }));
         let mut request = get();
         Exchange::track(&mut request);
         drop(client.send(request).await.unwrap());
         let Leak::Abandoned { cost_connection, .. } = log.last() else { panic!("{}", log.last()) };
-        assert_eq!(cost_connection, Some(cost), "{version:?}");
+        assert_eq!(cost_connection, cost, "{version:?}, kept: {kept:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_told_has_a_secret() {
     let (notes, _default) = Notes::taken();
-    let (client, detector, log) = watched([answering()]);
-    let body = client.send(get()).await.unwrap();
+    let told: Arc<Mutex<Vec<(&str, String)>>> = Arc::default();
+    let tell = told.clone();
+    let (layer, detector) = LeakGuardLayer::builder()
+        .reclaim_after(ms(60_000))
+        .churn(NonZeroU32::MIN, Duration::MAX)
+        .callback(move |leak| {
+            tell.lock().unwrap().push((leak.kind(), format!("{leak} {leak:#} {leak:?} {leak:#?}")));
+        })
+        .pair();
+    let client = layer.layer(Probe::pair([answering(), answering(), Plan::new().never_answers()]).0);
+    let send = || {
+        let mut request = get();
+        for name in ["authorization", "cookie", "x-api-key"] {
+            request.headers_mut().insert(name, "a secret token".parse().unwrap());
+        }
+        client.send(request)
+    };
+    let (held, kept, mut waits) = (send().await.unwrap(), send().await.unwrap(), Box::pin(send()));
+    assert!(futures_poll(waits.as_mut()).is_pending());
     sleep(ms(20_000)).await;
-    for told in [
-        format!("{:?}", detector.snapshot()),
-        format!("{:#}", detector.snapshot()[0]),
-        format!("{:?} {}", log.last(), log.last()),
-        notes.take().join("\n"),
-        format!("{detector:?} {body:?}"),
-    ] {
-        assert!(!told.contains("secret") && !told.contains("token"), "{told}");
+    let shown = [format!("{detector:?} {held:?} {waits:?}"), format!("{:#?}", detector.snapshot())];
+    drop(held);
+    drop(client);
+    sleep(ms(60_000)).await;
+    Construction::announce("client");
+    drop((kept, detector));
+
+    let told = told.lock().unwrap();
+    let mut kinds: Vec<_> = told.iter().map(|&(kind, _)| kind).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    // Of descriptors there is nothing to tell but numbers.
+    let expected = ["abandoned", "churn", "client_dropped", "forgotten", "held", "reclaimed", "returned"];
+    assert_eq!(kinds, expected, "of each kind");
+    for said in told.iter().map(|(_, said)| said).chain(&notes.take()).chain(&shown) {
+        // (The name of this test is no secret.)
+        let said = said.replace("nothing_told_has_a_secret", "");
+        assert!(!said.contains("secret") && !said.contains("token"), "{said}");
     }
 }
 
@@ -269,13 +323,18 @@ async fn a_test_with_a_leak_fails_and_says_who() {
 
 #[tokio::test(start_paused = true)]
 async fn who_is_in_the_way() {
-    let (client, detector, _log) = watched([answering()]);
+    let (client, detector, _log) =
+        watched([answering(), answering(), answering(), Plan::new().never_answers()]);
     let to = |host: &str| Request::get(format!("http://{host}/")).body(TestBody::new()).unwrap();
     let mut bodies = Vec::new();
     for host in ["a.example", "b.example", "a.example"] {
         bodies.push(client.send(to(host)).await.unwrap());
         sleep(ms(1_000)).await;
     }
+    let mut waits = to("a.example");
+    let exchange = Exchange::track(&mut waits);
+    let mut waiting = Box::pin(client.send(waits));
+    assert!(futures_poll(waiting.as_mut()).is_pending());
     let origin = |uri: &str| Origin::of(&uri.parse().unwrap()).unwrap();
     let full = Overloaded::new("limit", 1, 0);
     let holders = |error: &(dyn std::error::Error + 'static)| {
@@ -296,6 +355,10 @@ async fn who_is_in_the_way() {
     );
     assert_eq!(holders(&full), [old, other, young], "by age");
     assert_eq!(holders(&Elapsed::new(Phase::Acquire, ms(1))), [old, other, young], "waited for a connection");
+    exchange.enter(Phase::Acquire);
+    assert_eq!(holders(&full), [old, other, young], "one that waits itself has nothing yet");
+    exchange.enter(Phase::Connect);
+    assert_eq!(holders(&full).len(), 4, "now it has");
     assert_eq!(holders(&Elapsed::new(Phase::Head, ms(1))).len(), 0, "waited for nobody");
     assert_eq!(holders(&std::fmt::Error).len(), 0, "anything else");
 

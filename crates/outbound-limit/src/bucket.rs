@@ -115,7 +115,7 @@ impl Bucket {
             deadline,
         };
         let places = patience.max_waiting.checked_sub(1).filter(|_| !waiter.limit.is_zero());
-        let (Some(behind_head), true) = (places, wait <= waiter.limit) else {
+        let (Some(behind_head), true) = (places, waiter.can_wait(wait)) else {
             return Asked::TurnedAway(waiter.turned_away().room_in(wait));
         };
         let held = waiter.bucket.clone();
@@ -167,7 +167,7 @@ impl Wait {
         // Nothing is sent once the deadline has passed, whatever tokens there are.
         while !this.waiter.deadline.is_past() {
             let Err(wait) = this.waiter.bucket.take() else { return Poll::Ready(Ok(())) };
-            if this.waiter.since.elapsed().saturating_add(wait) > this.waiter.limit {
+            if !this.waiter.can_wait(wait) {
                 return Poll::Ready(Err(this.waiter.gives_up(this.turn).room_in(wait)));
             }
             this.sleep.as_mut().reset(Instant::now() + wait);
@@ -180,6 +180,11 @@ impl Wait {
 // === Waiter ===
 
 impl Waiter {
+    /// Whether a token that comes after `wait` is worth waiting for: on the very tick of the deadline nothing is sent any more.
+    fn can_wait(&self, wait: Duration) -> bool {
+        self.since.elapsed().saturating_add(wait) <= self.limit && wait < self.deadline.left()
+    }
+
     fn turned_away(&self) -> Overloaded {
         let Stats { limit, waiting, .. } = self.bucket.stats();
         self.patience.turned_away(&self.bucket.line, limit, waiting)

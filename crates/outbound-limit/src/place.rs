@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use outbound_core::{AtEnd, Deadline, End, Overloaded};
+use outbound_core::{AtEnd, Deadline, End, Grace, Overloaded};
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::Instant;
 
 use crate::{
     algorithm::Sample,
@@ -70,7 +70,7 @@ pin_project! {
         since: Instant,
         deadline: Deadline,
         #[pin]
-        sleep: Option<Sleep>,
+        patient: Option<Grace>,
     }
 }
 
@@ -100,7 +100,7 @@ impl Patience {
                 patience: self,
                 since,
                 deadline,
-                sleep: (limit < Duration::MAX).then(|| sleep(limit)),
+                patient: (limit < Duration::MAX).then(|| Grace::new(limit, deadline)),
             }),
             Entered::Full(waiting) => {
                 let error = self.turned_away(held.gate(), held.gate().limit(), waiting);
@@ -193,8 +193,8 @@ impl Wait {
             match this.place.poll(cx) {
                 Poll::Ready(Some(permit)) => return Poll::Ready(Ok(permit)),
                 Poll::Ready(None) => {}
-                Poll::Pending => match this.sleep.as_pin_mut() {
-                    Some(sleep) => ready!(sleep.poll(cx)),
+                Poll::Pending => match this.patient.as_pin_mut() {
+                    Some(patient) => ready!(patient.poll(cx)),
                     None => return Poll::Pending,
                 },
             }

@@ -10,12 +10,14 @@ use std::{
 
 use governor::Quota;
 use http::{Request, request::Parts};
+use tokio::time::Instant;
 
 use crate::{bucket::Bucket, rate::Rates, stats::Stats};
 
 /// The same rate for each key apart, and a handle to watch it, shared by its clones.
 ///
-/// A key is forgotten once its bucket is full again: not at the very moment, but before as many again have become known.
+/// A key is forgotten once its bucket is full again: not at the very moment, but by a call after it, so that of more than 56 keys only
+/// those stay known that were called within the last two times that an empty bucket takes to fill.
 /// A call takes one short lock to find its key, whose `Hash` and `Eq` run under it and must not make calls themselves.
 pub struct RatePerKey<K, F = fn(&Parts) -> K> {
     keys: Arc<Mutex<Keys<K>>>,
@@ -25,8 +27,8 @@ pub struct RatePerKey<K, F = fn(&Parts) -> K> {
 struct Keys<K> {
     quota: Quota,
     buckets: HashMap<K, Arc<Bucket>>,
-    /// With so many keys, it is time to look for those to forget.
-    crowded: usize,
+    /// When those to forget were last looked for.
+    looked: Instant,
     rejected: u64,
     longest_wait: Duration,
 }
@@ -60,7 +62,8 @@ impl<K, F> RatePerKey<K, F> {
 impl<K: Hash + Eq, F> RatePerKey<K, F> {
     pub(crate) fn new(quota: Quota, key_of: F) -> Self {
         let buckets = HashMap::with_capacity(CROWDED);
-        let keys = Keys { quota, buckets, crowded: CROWDED, rejected: 0, longest_wait: Duration::ZERO };
+        let looked = Instant::now();
+        let keys = Keys { quota, buckets, looked, rejected: 0, longest_wait: Duration::ZERO };
         Self { keys: Arc::new(Mutex::new(keys)), key_of }
     }
 }
@@ -97,19 +100,20 @@ impl<K, F> fmt::Debug for RatePerKey<K, F> {
 // === Keys ===
 
 impl<K: Hash + Eq> Keys<K> {
-    /// Forgets the keys that are as good as new, if there are many: each call pays for as many as it has added, on average.
+    /// Forgets the keys that are as good as new, if there are many, and it has been long enough since the last look for those to be so that
+    /// were not called meanwhile: so each call pays for a few, on average.
     fn forget_full(&mut self) -> Vec<(K, Arc<Bucket>)> {
-        if self.buckets.len() < self.crowded {
+        if self.buckets.len() < CROWDED || self.looked.elapsed() < self.quota.burst_size_replenished_in() {
             return Vec::new();
         }
+        self.looked = Instant::now();
         let is_as_new = |bucket: &mut Arc<Bucket>| Arc::get_mut(bucket).is_some_and(Bucket::is_as_new);
         let forgotten: Vec<_> = self.buckets.extract_if(|_, bucket| is_as_new(bucket)).collect();
         for (_, bucket) in &forgotten {
             self.rejected += bucket.line.rejected();
             self.longest_wait = self.longest_wait.max(bucket.line.longest_wait());
         }
-        self.crowded = CROWDED.max(2 * self.buckets.len());
-        self.buckets.shrink_to(self.crowded);
+        self.buckets.shrink_to(CROWDED.max(2 * self.buckets.len()));
         forgotten
     }
 }

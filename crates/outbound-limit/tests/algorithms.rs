@@ -90,7 +90,7 @@ fn vegas() {
 #[test]
 fn vegas_takes_the_present_time_for_the_fastest_now_and_then() {
     let grows_after = |seed| {
-        let mut vegas = Vegas::default().limits(10, 10, 11).unwrap().probe_multiplier(10).seed(seed);
+        let mut vegas = Vegas::default().limits(10, 10, 11).unwrap().probe_multiplier(10).unwrap().seed(seed);
         let started = Instant::now();
         let mut sample = Sample { started, rtt: Duration::from_millis(1), in_flight: 10, overloaded: false };
         vegas.update(&sample);
@@ -154,6 +154,7 @@ fn gradient2_averages_evenly_first_and_exponentially_then() {
         .tolerance(2.0)
         .unwrap()
         .long_window(100)
+        .unwrap()
         .queue_size(|_| 0);
     let started = Instant::now();
     let mut sample = |millis, in_flight| {
@@ -243,6 +244,8 @@ fn options_that_cannot_be_are_errors() {
         ("no smoothing", Vegas::default().smoothing(0.0).err()),
         ("not a number", Gradient2::default().smoothing(f64::NAN).err()),
         ("a tolerance below one", Gradient2::default().tolerance(0.99).err()),
+        ("a long run of no samples", Gradient2::default().long_window(0).err()),
+        ("a probe with each sample", Vegas::default().probe_multiplier(0).err()),
         ("a window upside down", Windowed::new(()).window(Duration::MAX, Duration::ZERO).err()),
     ];
     for (name, error) in rows {

@@ -264,6 +264,23 @@ async fn who_waits_too_long_is_turned_away() {
     }
 }
 
+/// The permit was due in time: it comes late because nobody was run, and so does the end of patience.
+#[tokio::test(start_paused = true)]
+async fn a_stall_of_our_own_is_nothing_to_turn_a_call_away_for() {
+    let layer = ConcurrencyLimitLayer::new(1).max_wait(100 * MS);
+    let (service, probe) = limited(&layer, [Plan::new().delay(50 * MS).answers_after(3), Plan::new()]);
+    let call = || tokio::spawn(service.clone().oneshot(request()));
+    let holder = call();
+    probe.called(1).await;
+    let waiter = call();
+    while layer.handle().stats().waiting == 0 {
+        tokio::task::yield_now().await;
+    }
+    advance(300 * MS).await;
+    holder.await.unwrap().unwrap();
+    waiter.await.unwrap().unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_is_sent_after_the_deadline() {
     let layer = ConcurrencyLimitLayer::new(1);

@@ -10,7 +10,8 @@ use std::{
 
 use http::{Request, Response, Uri};
 use outbound_core::{
-    BoxError, Deadline, Elapsed, Exchange, InvalidOrigin, Kind, Origin, Overloaded, Phase, TransportError,
+    BoxError, Deadline, Elapsed, Exchange, Grace, InvalidOrigin, Kind, Origin, Overloaded, Phase,
+    TransportError,
 };
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -31,8 +32,8 @@ use crate::{
 /// Nothing happens before its first poll. Dropped while it waits it gives up its place; while it dials, the dial; while the
 /// exchange is going on, the connection, which is then closed.
 ///
-/// It allocates nothing where an idle connection is at hand, but for a request body, which is boxed. Otherwise it is one box, and a dial that is overtaken by a
-/// connection set free is finished by a task of its own.
+/// Where an idle connection is at hand it is one box, and another for a request body that is not empty; else one more, and a dial that is
+/// overtaken by a connection set free is finished by a task of its own.
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture<C> {
     shared: Arc<Shared<C>>,
@@ -212,7 +213,7 @@ impl<C: Connect> Shared<C> {
                 dials.retain_mut(|dial| match dial.poll(&exchange, cx) {
                     Poll::Pending => true,
                     Poll::Ready(Ok(dialed)) => {
-                        dialed.lease(0, None).release();
+                        dialed.spare();
                         opened += 1;
                         false
                     }
@@ -238,7 +239,7 @@ impl<C: Connect> Shared<C> {
         let limit = self.timeouts.acquire.min(deadline.left);
         let exchange = call.exchange();
         exchange.enter(Phase::Acquire);
-        let (mut timer, mut dial) = (pin!(sleep(limit)), None::<Dial>);
+        let (mut timer, mut dial) = (pin!(Grace::new(limit, deadline.deadline)), None::<Dial>);
         let lease = std::future::poll_fn(|cx| {
             while let Poll::Ready(turn) = waiting.poll(cx) {
                 match turn {
@@ -284,12 +285,18 @@ impl<C: Connect> Shared<C> {
         let (progress, origin) = (Progress::new(self.timeouts.dial, apart), origin.clone());
         let http = Http { prior_knowledge: self.http.prior_knowledge && !apart, ..self.http };
         let reporter = progress.clone();
-        let opening = Box::pin(async move {
+        let opening = async move {
             // Moved in before the socket is there, and so dropped after it has gone.
             let slot = slot;
             let uri: Uri = origin.to_string().parse()?;
             let dialed = reporter.open(connector, uri).await?;
+            // The connector's part is over; over HTTP/2 the peer still has to say what it allows.
+            reporter.enter(Phase::Connect);
             Opened::new(dialed, slot, &origin, http, &keeper).await
+        };
+        let closing = self.closing.clone();
+        let opening = Box::pin(async move {
+            closing.run_until_cancelled(opening).await.unwrap_or_else(|| Err(Closed.into()))
         });
         Dial { progress, opening, deadline, overdue: Box::pin(sleep(deadline.left)) }
     }
@@ -375,12 +382,12 @@ fn closed(exchange: &Exchange) -> TransportError {
 /// A dial that was overtaken: its connection is for whoever comes next.
 async fn finish(opening: Opening) {
     match opening.await {
-        Ok(opened) => opened.lease(0, None).release(),
+        Ok(opened) => opened.spare(),
         Err(error) => tracing::debug!(%error, "a dial that nobody needed any more failed"),
     }
 }
 
-/// The pool was closed: nothing was sent.
+/// The pool was closed, and opens no connection any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed;
 

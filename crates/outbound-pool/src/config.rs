@@ -162,7 +162,8 @@ impl Builder {
         self
     }
 
-    /// How long a call may wait for a connection until one is being opened for it.
+    /// How long a call may wait for a connection until one is being opened for it. If this runtime was not running when that ended, those
+    /// that hold the connections get [some more](outbound_core::Grace).
     pub const fn acquire_timeout(mut self, timeout: Duration) -> Self {
         self.acquire_timeout = timeout;
         self
@@ -187,7 +188,9 @@ impl Builder {
     }
 
     /// Bytes that a response head may have, the interim responses (1xx) before it included. Whoever sends more, without end
-    /// perhaps, is cut off with [`HeadTooLarge`](crate::HeadTooLarge) once what was read exceeds it. It may have 100 fields.
+    /// perhaps, is cut off with [`HeadTooLarge`](crate::HeadTooLarge) once what was read exceeds it. Over HTTP/1.1 interim responses
+    /// that come in one read with the head are not counted with it, and there may be 100 fields: more are
+    /// [`Kind::TooLarge`](outbound_core::Kind::TooLarge) too, whatever their size.
     pub const fn max_head_size(mut self, bytes: usize) -> Self {
         self.http.max_head_size = bytes;
         self
@@ -213,8 +216,8 @@ impl Builder {
         self
     }
 
-    /// Speaks HTTP/2 over plain connections without asking (RFC 9113, 3.3). Over TLS what the connector has negotiated decides, with or
-    /// without this.
+    /// Speaks HTTP/2 over plain connections without asking (RFC 9113, 3.3), except to a proxy that forwards. For `https` what was
+    /// negotiated decides, with or without this: a connector that encrypts has to say so by `Connected::negotiated_h2`.
     pub const fn http2_prior_knowledge(mut self, known: bool) -> Self {
         self.http.prior_knowledge = known;
         self
@@ -226,8 +229,9 @@ impl Builder {
         self
     }
 
-    /// Asks an HTTP/2 server by a ping whether it is there, when it has said nothing for so long while exchanges go on. Off by default:
-    /// there are servers that take it amiss (gRPC: `too_many_pings`).
+    /// Asks an HTTP/2 server by a ping whether it is there, when it has said nothing for so long while exchanges go on. What it said
+    /// nothing while none did counts too: a request after a pause may be followed by a ping at once. Off by default: there are servers
+    /// that take it amiss (gRPC: `too_many_pings`).
     pub const fn http2_keep_alive(mut self, interval: Duration) -> Self {
         self.http.keep_alive = Some(interval);
         self

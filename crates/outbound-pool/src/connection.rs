@@ -4,7 +4,8 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 
 use http::{Extensions, Version};
 use hyper_util::client::legacy::connect::{Connected, HttpInfo};
-use outbound_core::{BoxError, CallSite, Established, Origin};
+use outbound_core::{BoxError, CallSite, Established, Origin, Phase};
+use tokio::time::Instant;
 
 use crate::{
     config::Http,
@@ -86,19 +87,29 @@ impl Opened {
     {
         let Dialed { io, connected, timings } = dialed;
         let described = Described::of(&connected);
-        let is_http2 = connected.is_negotiated_h2() || http.prior_knowledge;
+        // What is known beforehand is about plain connections, and about the origin: not about a proxy that forwards.
+        let is_known = http.prior_knowledge && !origin.is_https() && described.forwarding.is_none();
+        let is_http2 = connected.is_negotiated_h2() || is_known;
         let version = if is_http2 { Version::HTTP_2 } else { Version::HTTP_11 };
         let mut established = Established::now(slot.serial(), version);
         established.local = described.local;
         established.remote = described.remote;
         established.proxied = connected.is_proxied();
         established.timings = timings;
-        let established = Arc::new(established);
         let (place, means) = ((origin, &slot), (http, keeper));
-        let connection = if is_http2 {
-            Connection::Http2(Http2::open(io, established.clone(), described, &slot, means).await?)
+        let (established, connection) = if is_http2 {
+            let since = established.opened;
+            let greeted = move || {
+                established.opened = Instant::now();
+                established.timings.add(Phase::Connect, established.opened - since);
+                Arc::new(established)
+            };
+            let connection = Http2::open(io, greeted, described, &slot, means).await?;
+            (connection.established.clone(), Connection::Http2(connection))
         } else {
-            Connection::Http1(Http1::open(io, established.clone(), described, place, means).await?)
+            let established = Arc::new(established);
+            let connection = Http1::open(io, established.clone(), described, place, means).await?;
+            (established, Connection::Http1(connection))
         };
         keeper.ensure_running();
         slot.slots().tell(|| Event {
@@ -107,6 +118,12 @@ impl Opened {
             what: What::Opened(established.clone()),
         });
         Ok(Self { connection, slot })
+    }
+
+    /// For whoever comes next.
+    pub(crate) fn spare(self) {
+        self.slot.spare();
+        self.lease(0, None).release();
     }
 
     /// In use from now on, by the request that holds `ticket`.

@@ -17,7 +17,7 @@ pub struct Event<K = Origin> {
     pub what: What,
 }
 
-/// What may happen to a connection, in the order in which it does.
+/// What may happen to a connection, in the order in which it does; how far that is the order in which it is told: [`Events`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum What {
@@ -67,6 +67,9 @@ pub enum Why {
 /// A pool's events from the moment of asking on: [`Pool::events`](crate::Pool::events).
 ///
 /// Nothing waits for a slow reader: it finds out how many events it has missed.
+///
+/// They come in the order in which they happen, but for what several threads do at the same moment: of a connection that one thread
+/// returns and another takes at once, [`What::Reused`] may come before [`What::Returned`].
 pub struct Events(pub(crate) broadcast::Receiver<Event>);
 
 /// So many events were not read in time and are lost; the next one is the oldest that is kept.

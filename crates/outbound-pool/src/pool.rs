@@ -9,6 +9,8 @@ use std::{
 
 use http::{Request, Response, Uri};
 use outbound_core::{BoxError, Origin};
+use tokio::{sync::Mutex, time::timeout};
+use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use crate::{
@@ -41,6 +43,10 @@ pub(crate) struct Shared<C> {
     pub(crate) timeouts: Timeouts,
     pub(crate) http: Http,
     pub(crate) keeper: Arc<Keeper>,
+    /// Ends all dials.
+    pub(crate) closing: CancellationToken,
+    /// Held by the close that says when what goes on is cut off.
+    closer: Mutex<()>,
 }
 
 // === Pool ===
@@ -56,7 +62,9 @@ impl<C> Pool<C> {
     pub(crate) fn new(connector: C, limits: Limits, timeouts: Timeouts, http: Http) -> Self {
         let slots = Slots::new(limits);
         let keeper = Keeper::new(&slots);
-        Self { shared: Arc::new(Shared { slots, connector, limits, timeouts, http, keeper }) }
+        let (closing, closer) = (CancellationToken::new(), Mutex::new(()));
+        let shared = Shared { slots, connector, limits, timeouts, http, keeper, closing, closer };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Connections and waiting calls, over all and per origin, and what has happened so far. Takes the pool's lock once.
@@ -71,24 +79,33 @@ impl<C> Pool<C> {
 
     /// Closes the pool for all its clones, and waits until its last socket is closed.
     ///
-    /// What is idle is closed at once; a call that waits or comes later fails ([`Kind::Canceled`](outbound_core::Kind::Canceled), nothing sent); an exchange that goes on may
-    /// end within `limit`, then its socket is closed and it fails. What is out of the pool's hands (an upgraded connection, a dial
-    /// whose future is neither polled nor dropped) is not waited for much longer. A second close waits for the same end. Dropped,
-    /// this future leaves the pool closed, and what goes on to end by itself.
+    /// What is idle is closed at once; a call that waits, dials, or comes later fails with [`Closed`](crate::Closed)
+    /// ([`Kind::Canceled`](outbound_core::Kind::Canceled), nothing sent, unless it dials in order to send a second time); an exchange
+    /// that goes on may end within `limit`, then its socket is closed and it fails. What is out of the pool's hands (an upgraded
+    /// connection, a dial whose future is neither polled nor dropped) is not waited for much longer.
+    ///
+    /// A second close waits for the same end, or until its own `limit`, and cuts nothing off as long as the first still waits.
+    /// Dropped, this future leaves the pool closed, and what goes on to end by itself.
     pub async fn close(&self, limit: Duration) {
-        let slots = &self.shared.slots;
-        let closed = || std::future::poll_fn(|cx| slots.poll_closed(cx));
+        let Shared { slots, keeper, closing, closer, .. } = &*self.shared;
+        let first = closer.try_lock();
         slots.close();
-        if tokio::time::timeout(limit, closed()).await.is_err() {
-            self.shared.keeper.abort();
-            let _ = tokio::time::timeout(GRACE, closed()).await;
+        closing.cancel();
+        let closed = || std::future::poll_fn(|cx| slots.poll_closed(cx));
+        if timeout(limit, closed()).await.is_ok() {
+            return;
+        }
+        if let Ok(_first) = first.or_else(|_| closer.try_lock()) {
+            keeper.abort();
+            let _ = timeout(GRACE, closed()).await;
         }
     }
 }
 
 impl<C: Connect> Pool<C> {
     /// Opens connections to the origin of `uri` until it has `connections`, at most as many as the limits leave room for; one is enough
-    /// where it is shared (HTTP/2). Returned is how many were opened. Dropped, it opens no more.
+    /// where it is shared (HTTP/2), and so is a dial of somebody else that is going on to an origin of which that is not known yet: it is
+    /// not waited for. Returned is how many were opened. Dropped, it opens no more.
     ///
     /// # Errors
     /// [`InvalidOrigin`](outbound_core::InvalidOrigin) for a URI without scheme or host, else what the first dial that fails fails with: a

@@ -27,6 +27,8 @@ use tokio::{
 const SEED: u64 = 0x0c47;
 const ORIGINS: usize = 20;
 const STEPS: usize = 10_000;
+/// Then it is closed.
+const A_POOLS_STEPS: usize = 3_000;
 const CONNECTIONS: usize = 24;
 const PER_HOST: usize = 3;
 const IDLE: usize = 9;
@@ -209,7 +211,17 @@ fn sockets_never_exceed_the_caps() {
         let mut random = StdRng::seed_from_u64(SEED);
         let mut pools = vec![build(limits())];
         let mut callers = Callers::default();
+        let mut sent_home = 0;
         for step in 0..STEPS {
+            if step % A_POOLS_STEPS == A_POOLS_STEPS - 1 {
+                // Everybody is sent home, and another pool takes over when the last socket is closed.
+                sent_home += pools[0].stats().exchanges;
+                pools[0].close(Duration::ZERO).await;
+                callers.bodies.clear();
+                let stats = pools[0].stats();
+                assert_eq!(stats.connections.open(), 0, "step {step}: {stats:?}");
+                pools[0] = build(limits());
+            }
             let pool = &pools[0];
             let pick = |random: &mut StdRng, all: usize| random.random_range(0..all.max(1));
             match random.random_range(0..20) {
@@ -239,14 +251,6 @@ fn sockets_never_exceed_the_caps() {
                     let pool = pool.clone();
                     tokio::spawn(async move { pool.prewarm(&uri, 2).await.map(drop) });
                 }
-                18 if random.random_range(0..250) == 0 => {
-                    // Everybody is sent home, and another pool takes over when the last socket is closed.
-                    pool.close(Duration::ZERO).await;
-                    callers.bodies.clear();
-                    let stats = pool.stats();
-                    assert_eq!(stats.connections.open(), 0, "step {step}: {stats:?}");
-                    pools[0] = build(limits());
-                }
                 _ => yield_now().await,
             }
             for _ in 0..4 {
@@ -274,6 +278,7 @@ fn sockets_never_exceed_the_caps() {
             "a test of something: {:?}",
             callers.outcomes
         );
+        assert!(sent_home > 0, "closes of a pool that is at work");
         assert!(all.most.load(SeqCst) <= CONNECTIONS, "{} at once", all.most.load(SeqCst));
         assert!(all.most.load(SeqCst) > CONNECTIONS / 2, "the cap is reached, nearly");
         for (address, seen) in &servers {

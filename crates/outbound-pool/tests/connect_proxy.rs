@@ -323,6 +323,36 @@ async fn credentials_for_the_proxy_that_are_the_callers() {
     proxy.all_closed().await;
 }
 
+/// A tunnel that the caller asks for is opened by the proxy, too.
+#[tokio::test]
+async fn a_connect_of_the_callers_own() {
+    let tunnel = Script::new().read_head().write("HTTP/1.1 200 OK\r\n\r\n").close();
+    let proxy = Hostile::new(tunnel).start();
+    let pool = build_with(Proxy::new(Tcp::new(), all(format_args!("http://user:secret@{}", proxy.addr()))));
+    let connect = request(Method::CONNECT, "http://me:hush@a.example:80/".parse().unwrap(), TestBody::new());
+    assert_eq!(send(&pool, connect).await.unwrap().status(), http::StatusCode::OK);
+    let seen = &proxy.requests(1).await[0];
+    assert_eq!(seen.target, "a.example:80");
+    assert_eq!(seen.headers["proxy-authorization"], "Basic dXNlcjpzZWNyZXQ=");
+    drop(pool);
+    proxy.all_closed().await;
+}
+
+/// What is known of the origin is not known of a proxy that forwards.
+#[tokio::test]
+async fn a_proxy_that_forwards_speaks_http_1_whatever_the_origin_speaks() {
+    let proxy = Friendly::new(handler::hello).start();
+    let connector = Proxy::new(Tcp::new(), all(format_args!("http://user:secret@{}", proxy.addr())));
+    let pool = Pool::builder().http2_prior_knowledge(true).build(connector).unwrap();
+    let response = fetch(&pool, get("http://a.example/".parse().unwrap())).await.unwrap();
+    assert_eq!(response.version(), http::Version::HTTP_11);
+    let seen = &proxy.requests(1).await[0];
+    assert_eq!(seen.target, "http://a.example/");
+    assert_eq!(seen.headers["proxy-authorization"], "Basic dXNlcjpzZWNyZXQ=");
+    drop(pool);
+    proxy.all_closed().await;
+}
+
 /// It died while idle, and the request goes out once more, to a proxy still.
 #[tokio::test]
 async fn a_forwarded_request_that_is_sent_again() {

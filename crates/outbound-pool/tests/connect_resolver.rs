@@ -1,4 +1,5 @@
-//! Lookups that block: how many there are at once, who shares one, and what becomes of those that nobody waits for.
+//! Lookups that block: how many there are at once, who shares one, and what becomes of those that nobody waits for. And what is
+//! dialed then.
 
 mod support;
 
@@ -18,7 +19,7 @@ use outbound_core::{Delivery, Failure, Kind, Phase};
 use outbound_pool::connect::{NoAddress, NotResolved, Resolver, Tcp};
 use outbound_testkit::{BlackHole, Friendly, Refusal, handler};
 use support::*;
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 use tower::{ServiceExt, service_fn};
 
 /// A lookup that blocks until the test lets it go on.
@@ -236,6 +237,53 @@ async fn the_system_knows_localhost() {
     let uri = format!("http://localhost:{}/", upstream.addr().port());
     assert_eq!(fetch(&pool, get(uri.parse().unwrap())).await.unwrap().body(), "hello");
     leaves_nothing("localhost", pool, &[&upstream]).await;
+}
+
+/// One family of addresses has a head start on the other.
+#[tokio::test(start_paused = true)]
+async fn the_other_family_is_tried_after_the_head_start() {
+    let Ok(other) = std::net::TcpListener::bind("[::1]:0") else { return println!("no IPv6 here") };
+    let hole = BlackHole::new();
+    let addresses = [hole.addr(), other.local_addr().unwrap()];
+    let resolver = service_fn(move |_: Name| std::future::ready(io::Result::Ok(addresses.into_iter())));
+    let tcp = Tcp::with_resolver(resolver);
+    let start = Duration::from_secs(7);
+    for (name, tcp, expected) in
+        [("default", tcp.clone(), Duration::from_millis(300)), ("7 s", tcp.happy_eyeballs(start), start)]
+    {
+        let begun = Instant::now();
+        let uri = "http://name.example/".parse().unwrap();
+        tcp.oneshot(uri).await.unwrap();
+        assert_eq!(begun.elapsed(), expected, "{name}");
+    }
+}
+
+/// As the kernel tells: what address the peer sees, and in how many hundredths of a second it will probe the connection.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn sockets_are_opened_as_asked() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = || format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+    for (name, tcp, from, probes) in [
+        ("default", Tcp::new(), "127.0.0.1", Some(6_000)),
+        ("a local address", Tcp::new().local_address([127, 0, 0, 2].into()), "127.0.0.2", Some(6_000)),
+        ("keepalive", Tcp::new().keepalive(Some(Duration::from_secs(30))), "127.0.0.1", Some(3_000)),
+        ("no keepalive", Tcp::new().keepalive(None), "127.0.0.1", None),
+    ] {
+        let _io = tcp.oneshot(uri()).await.unwrap();
+        let (_accepted, peer) = listener.accept().unwrap();
+        assert_eq!(peer.ip().to_string(), from, "{name}");
+        let sockets = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+        let mut rows = sockets.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
+        let row = rows.find(|row| row[1].ends_with(&format!(":{:04X}", peer.port()))).expect(name);
+        let (timer, due) = row[5].split_once(':').unwrap();
+        let due = u64::from_str_radix(due, 16).unwrap();
+        match probes {
+            // A machine under load may need a while until here.
+            Some(probes) => assert!(timer == "02" && due <= probes && due > probes - 1_000, "{name}: {due}"),
+            None => assert_eq!(timer, "00", "{name}"),
+        }
+    }
 }
 
 /// However many addresses a name has, each gets its share of the limit, and a share is not nothing: 99 are silent or refuse, and

@@ -3,14 +3,17 @@
 
 mod support;
 
+use std::time::Duration;
+
+use http::Method;
 use hyper_util::client::legacy::connect::Connection;
 use outbound_core::{Delivery, Failure, Kind, Phase, find};
 use outbound_pool::{
     Pool,
     connect::{NoHttp2, Protocols, Tcp, Tls},
 };
-use outbound_testkit::{Certificate, Friendly, Gate, Hostile, Script, handler};
-use support::*;
+use outbound_testkit::{Certificate, Frame, Friendly, Gate, Hostile, Script, TestBody, handler};
+use support::{told::*, *};
 use tower::ServiceExt;
 
 #[tokio::test]
@@ -44,6 +47,48 @@ async fn the_server_chooses_among_the_protocols_that_are_offered() {
             assert_eq!(find::<NoHttp2>(&*error).is_some(), known.is_empty(), "{name}: {error:?}");
             leaves_nothing(name, pool, &[&upstream]).await;
         }
+    }
+}
+
+/// To know that plain connections speak HTTP/2 is no reason to speak it to a server that has not chosen it.
+#[tokio::test]
+async fn prior_knowledge_is_about_plain_connections() {
+    let local = Certificate::local();
+    for (name, known, version) in [
+        ("h2", &["h2", "http/1.1"][..], http::Version::HTTP_2),
+        ("the server knows no h2", &["http/1.1"], http::Version::HTTP_11),
+        ("the server knows no ALPN", &[], http::Version::HTTP_11),
+    ] {
+        let upstream = Friendly::new(handler::hello);
+        let upstream = if version == http::Version::HTTP_2 { upstream.http2() } else { upstream };
+        let upstream = upstream.tls(local.clone().alpn(known.iter().copied())).start();
+        let pool = Pool::builder().http2_prior_knowledge(true);
+        let pool = pool.build(Tls::new(Tcp::new(), local.client([]))).unwrap();
+        let response = fetch(&pool, get(upstream.uri("/"))).await.expect(name);
+        assert_eq!(response.version(), version, "{name}");
+        leaves_nothing_by(name, pool, &[&upstream], Healthy::Http2).await;
+    }
+}
+
+/// The handshake was a success, and what comes after it is no failure of it: as over plain connections (`http2_faults`).
+#[tokio::test]
+async fn a_server_that_chooses_http_2_and_never_gets_to_speak_it() {
+    const CANNOT: u32 = 1;
+    let local = Certificate::local();
+    let bad = "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    for (name, script, kind) in [
+        ("no SETTINGS", Script::new().http2(), Kind::Timeout),
+        ("HTTP/1.1", Script::new().http2().write(bad), Kind::Protocol),
+        ("FIN", Script::new().http2().close(), Kind::Closed),
+        ("RST", Script::new().http2().reset(), Kind::Reset),
+        ("GOAWAY", Script::new().http2().write(Frame::go_away(0, CANNOT)).close(), Kind::Closed),
+    ] {
+        let upstream = Hostile::new(script).tls(local.clone().alpn(["h2"])).start();
+        let pool = Pool::builder().http2_handshake_timeout(Duration::from_millis(20));
+        let pool = pool.build(Tls::new(Tcp::new(), local.client([]))).unwrap();
+        let expected = told(kind, Phase::Connect, Delivery::NotSent, "");
+        let request = secretive(Method::POST, &upstream.uri("/"), TestBody::from("body"));
+        fails(name, pool, &[&upstream], request, expected).await;
     }
 }
 

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use hyper_util::client::legacy::connect::dns::Name;
 use outbound_core::{BoxError, Delivery, Elapsed, Exchange, Failure, Kind, Phase, find};
 use outbound_pool::{
-    Pool,
+    HeadTooLarge, Pool,
     connect::{Connect, Tcp, Tls},
 };
 use outbound_testkit::{
@@ -120,6 +120,40 @@ async fn exchanges_that_fail_before_the_head() {
             let expected = Told { line, ..expected };
             fails(&format!("{name}, {method}"), pool(), &[&upstream], request, expected).await;
         }
+    }
+}
+
+/// However much of it comes at once: with its body, and into a buffer that has grown on the responses before.
+#[tokio::test]
+async fn a_head_is_no_larger_than_allowed() {
+    let head = |bytes: usize| {
+        let frame = "HTTP/1.1 200 OK\r\ncontent-length: 50000\r\nx: \r\n\r\n".len();
+        format!("HTTP/1.1 200 OK\r\ncontent-length: 50000\r\nx: {}\r\n\r\n", "y".repeat(bytes - frame))
+    };
+    let body = "z".repeat(50_000);
+    for (name, limit, bytes, before, is_too_large) in [
+        ("within", 1_024, 1_024, 0, false),
+        ("a byte too much", 1_024, 1_025, 0, true),
+        ("in one read", 1_024, 8_000, 0, true),
+        ("into a grown buffer", 65_536, 300_000, 9, true),
+        ("within, and so", 65_536, 65_536, 9, false),
+    ] {
+        let grown = Answer::new(200, vec![b'x'; 400_000]);
+        let script = Script::new().repeat(before, Script::new().exchange(grown));
+        let script = script.read_head().write(head(bytes) + &body);
+        let upstream = Hostile::new(script).start();
+        let pool = build(Pool::builder().max_head_size(limit));
+        for _ in 0..before {
+            fetch(&pool, get(upstream.uri("/"))).await.expect(name);
+        }
+        let told = fetch(&pool, get(upstream.uri("/"))).await;
+        assert_eq!(told.is_err(), is_too_large, "{name}: {:?}", told.map(|response| response.status()));
+        if let Err(error) = told {
+            let failure = Failure::of(&*error);
+            assert_eq!((failure.kind(), failure.delivery()), (Kind::TooLarge, Delivery::Maybe), "{name}");
+            assert_eq!(find::<HeadTooLarge>(&*error), Some(&HeadTooLarge { limit }), "{name}: {error:?}");
+        }
+        leaves_nothing(name, pool, &[&upstream]).await;
     }
 }
 

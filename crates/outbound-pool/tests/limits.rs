@@ -9,7 +9,7 @@ use outbound_core::{
     CallSite, Deadline, Delivery, Elapsed, Exchange, Failure, Kind, Overloaded, Phase, TransportError, find,
 };
 use outbound_pool::{Pool, connect::Tcp};
-use outbound_testkit::{Answer, BlackHole, Friendly, Gate, Hostile, Script, Upstream, handler};
+use outbound_testkit::{Answer, BlackHole, Friendly, Gate, Hostile, Script, TestBody, Upstream, handler};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use support::*;
 use tokio::time::{Instant, advance};
@@ -191,6 +191,38 @@ async fn who_waits_in_vain_is_told_who_holds_the_connections() {
         younger.into_body().collect().await.unwrap();
         leaves_nothing(name, pool, &[&upstream]).await;
     }
+}
+
+/// The answer that frees the connection is in its socket in time; it is read late because nobody was run, and so is the clock.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "blocking the runtime is what this is about")]
+fn a_stall_of_our_own_is_no_lack_of_connections() {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio.block_on(async {
+        let gate = Gate::new("both are under way");
+        let passed = gate.clone();
+        let respond = move |_| {
+            let gate = passed.clone();
+            async move {
+                gate.pass().await;
+                http::Response::new(TestBody::from("hello"))
+            }
+        };
+        let upstream = Friendly::new(respond).own_thread().start();
+        let pool = build(Pool::builder().max_connections(1).acquire_timeout(Duration::from_millis(100)));
+        let call = || {
+            let (pool, request) = (pool.clone(), get(upstream.uri("/")));
+            tokio::spawn(async move { fetch(&pool, request).await.map(drop) })
+        };
+        let holder = call();
+        gate.arrived(1).await;
+        let waiter = call();
+        until(&pool, "it to wait", |stats| stats.waiting == 1).await;
+        gate.open();
+        std::thread::sleep(Duration::from_millis(300));
+        holder.await.unwrap().unwrap();
+        waiter.await.unwrap().unwrap();
+    });
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ pub enum Jitter {
     Full,
     /// Half the exponential wait, and anything up to the other half.
     Equal,
-    /// Anything from the floor to three times the wait before: spreads without counting attempts.
+    /// Anything from the floor to three times the wait before, which at first is taken to be the floor: spreads without counting attempts.
     Decorrelated,
     /// The exponential wait itself: for one client that is alone.
     None,
@@ -95,8 +95,8 @@ impl Backoff {
             Jitter::Equal => base * (0.5 + random.random::<f64>() / 2.0),
             Jitter::Band(Band { low, high }) => base * (low + random.random::<f64>() * (high - low)),
             Jitter::Decorrelated => {
-                let span = (3.0 * previous.as_secs_f64() - floor).max(0.0);
-                floor + random.random::<f64>() * span
+                let most = 3.0 * previous.as_secs_f64().max(floor);
+                floor + random.random::<f64>() * (most - floor)
             }
         };
         Duration::try_from_secs_f64(seconds).unwrap_or(self.ceiling).min(self.ceiling)

@@ -22,7 +22,8 @@ mod tokens;
 /// A bound on the attempts beyond the first, over all calls: without one, a dependency that is down is sent several times the
 /// traffic it already cannot serve (Google SRE book, "Handling Overload").
 ///
-/// Clones share it; put one into as many layers as talk to the same dependency. All of it is atomics: no lock is ever taken.
+/// Clones share it; put one into as many layers as talk to the same dependency. All of it is atomics: no lock is taken, except that
+/// with [`per_origin`](Self::per_origin) the first calls to an origin may wait for the one among them that makes its budget.
 /// Where an outer retry layer has put its [`Ledger`] on a request, that is charged instead of this.
 ///
 /// ```

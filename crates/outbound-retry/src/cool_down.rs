@@ -1,7 +1,6 @@
 //! Leave an origin alone that has asked for it, with all calls and not just the one that was told.
 //!
 //! ```
-//! use std::time::Duration;
 //! use http::{Request, Response};
 //! use http_body_util::Empty;
 //! use outbound_core::{BoxError, CoolingDown, find};
@@ -18,7 +17,8 @@
 //!
 //! assert_eq!(client.clone().oneshot(request()).await?.status(), 429);
 //! let error = client.oneshot(request()).await.unwrap_err(); // nothing was sent
-//! assert_eq!(find::<CoolingDown>(&*error).unwrap().left(), Duration::from_secs(7));
+//! let left = find::<CoolingDown>(&*error).unwrap().left();
+//! assert_eq!(left.as_secs(), 7); // and some more, lest all come back at once
 //! # Ok(())
 //! # }
 //! ```
@@ -26,10 +26,11 @@
 //! - **Use it** under load against a peer that limits rates: one answer is enough to know.
 //! - **Do not use it** where one origin serves parts that limit independently of each other.
 //! - **Order:** inside retry, which waits as long as a [`CoolingDown`] says; outside limits, so that a call that waits holds no permit.
-//! - **Holds** the request, and nothing of the service inside, while it waits. Up to 256 origins are remembered, without a lock; for those
-//!   after them there is no gate.
+//! - **Holds** the request, and no readiness of the service inside, while it waits: that which had been got is given back, and another
+//!   got at the end. Up to 256 origins that have asked are remembered, and looked up without a lock; for those after them there is no gate.
 //! - **Does not hold** or change a response.
-//! - **Errors:** [`CoolingDown`], if calls fail fast or the wait would end after the [`Deadline`].
+//! - **Errors:** [`CoolingDown`], if calls fail fast or the wait would end after the [`Deadline`]; [`Elapsed`], if that passed before the
+//!   service inside was ready again. Nothing was sent.
 //! - **Panics** if called outside a Tokio runtime with its timer on.
 
 use std::{
@@ -45,7 +46,7 @@ use std::{
 };
 
 use http::{Request, StatusCode};
-use outbound_core::{BoxError, CoolingDown, Deadline, Origin};
+use outbound_core::{BoxError, CoolingDown, Deadline, Elapsed, Origin, Phase};
 use rand::RngExt;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower_layer::Layer;
@@ -91,7 +92,7 @@ pin_project_lite::pin_project! {
     {
         #[pin]
         state: State<S::Future>,
-        waiting: Option<(S, Request<B>)>,
+        waiting: Option<Waiting<S, B>>,
         origin: Option<Origin>,
         deadline: Deadline,
         rules: Arc<Rules>,
@@ -107,6 +108,13 @@ pin_project_lite::pin_project! {
         Ready,
         Open { #[pin] response: F },
     }
+}
+
+/// A call that found the gate closed.
+struct Waiting<S, B> {
+    inner: S,
+    request: Request<B>,
+    since: Instant,
 }
 
 #[derive(Clone, Debug)]
@@ -148,7 +156,8 @@ impl CoolDownLayer {
         self
     }
 
-    /// Calls that waited go on within so long of the end: all at once they would be the next overload.
+    /// Calls go on within so long of the end, those that failed fast too if they wait as long as [`CoolingDown`] says: all at once they
+    /// would be the next overload.
     #[must_use]
     pub fn spread(mut self, spread: Duration) -> Self {
         self.rules.spread = spread;
@@ -192,7 +201,12 @@ where
         let deadline = Deadline::of(&request).unwrap_or_default();
         let (state, waiting) = match self.gates.closed_until(origin.as_ref()) {
             None => (State::Open { response: self.inner.call(request) }, None),
-            Some(_) => (State::Gate, Some((self.inner.clone(), request))),
+            Some(_) => {
+                let inner = self.inner.clone();
+                // What was ready is dropped: what it has reserved is for others to use meanwhile.
+                self.inner = inner.clone();
+                (State::Gate, Some(Waiting { inner, request, since: Instant::now() }))
+            }
         };
         let (rules, gates) = (self.rules.clone(), self.gates.clone());
         ResponseFuture { state, waiting, origin, deadline, rules, gates }
@@ -225,9 +239,13 @@ where
                     State::Gate
                 }
                 StateProjection::Ready => {
-                    let (inner, _) = this.waiting.as_mut().expect("a call is not polled after its end");
-                    ready!(inner.poll_ready(cx)).map_err(Into::into)?;
-                    let (mut inner, request) = this.waiting.take().expect("it was there a line ago");
+                    let waiting = this.waiting.as_mut().expect("a call is not polled after its end");
+                    ready!(waiting.inner.poll_ready(cx)).map_err(Into::into)?;
+                    let Waiting { mut inner, request, since } =
+                        this.waiting.take().expect("it was there a line ago");
+                    if this.deadline.is_past() {
+                        return Poll::Ready(Err(overdue(this.origin, *this.deadline, since).into()));
+                    }
                     State::Open { response: inner.call(request) }
                 }
                 StateProjection::Open { response } => {
@@ -268,7 +286,7 @@ impl Rules {
         let too_late = deadline.instant().is_some_and(|end| resume >= end);
         match origin {
             Some(origin) if too_late || self.meanwhile == WhileCooling::FailFast => {
-                let left = until.saturating_duration_since(Instant::now());
+                let left = resume.saturating_duration_since(Instant::now());
                 Err(CoolingDown::new(origin.clone(), left))
             }
             _ => Ok(resume),
@@ -280,18 +298,20 @@ impl Rules {
 
 impl Gates {
     fn closed_until(&self, origin: Option<&Origin>) -> Option<Instant> {
-        let until = Duration::from_nanos(self.gate(origin)?.load(Relaxed));
+        let until = Duration::from_nanos(self.until.get(origin).as_ref()?.load(Relaxed));
         Some(self.begun + until).filter(|&until| until > Instant::now())
     }
 
     fn close(&self, origin: Option<&Origin>, wait: Duration) {
-        if let Some(gate) = self.gate(origin) {
+        if let Some(gate) = self.until.of(origin, |_| Some(AtomicU64::new(0))) {
             let until = self.begun.elapsed().saturating_add(wait);
             gate.fetch_max(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX), Relaxed);
         }
     }
+}
 
-    fn gate(&self, origin: Option<&Origin>) -> Option<&AtomicU64> {
-        self.until.of(origin, |_| Some(AtomicU64::new(0))).as_ref()
-    }
+fn overdue(origin: &Option<Origin>, deadline: Deadline, since: Instant) -> Elapsed {
+    let limit = deadline.instant().unwrap_or(since).saturating_duration_since(since);
+    let elapsed = Elapsed::new(Phase::Queue, limit).named("deadline").took(since.elapsed());
+    origin.iter().cloned().fold(elapsed, Elapsed::to)
 }

@@ -33,7 +33,8 @@
 //! - **Costs** a request that may be hedged one allocation; one that may not, none.
 //! - **Holds** the head of the request until the response; both attempts, while both are in flight. The slower one is dropped.
 //! - **Does not hold** or send twice a request with a body, or of a method that is not idempotent (RFC 9110, 9.2.2) unless the caller
-//!   said [`Idempotent`](outbound_core::Idempotent): that passes through as it is.
+//!   said [`Idempotent`](outbound_core::Idempotent): that passes through as it is. Nor does it send or pay for a second one that could
+//!   begin only at the [`Deadline`] or after it.
 //! - **Errors:** none of its own. The first *success* wins; if both attempts fail, the later failure is the result. A failure of the first
 //!   before the second was sent is the result at once: trying again is for retry.
 //! - **Panics** if called outside a Tokio runtime with its timer on.
@@ -48,8 +49,8 @@ use std::{
 
 use http::{Request, request::Parts};
 use http_body::Body;
-use outbound_core::{Attempt, BoxError, CallContext, Carried};
-use tokio::time::{Instant, Sleep, sleep};
+use outbound_core::{Attempt, BoxError, CallContext, Carried, Deadline};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -124,6 +125,7 @@ struct Spare<S> {
     inner: S,
     head: Box<Head>,
     attempt: Attempt,
+    deadline: Deadline,
 }
 
 #[derive(Clone, Debug)]
@@ -194,9 +196,14 @@ where
         let (mut parts, body) = request.into_parts();
         let ledger = Carried::of(&parts).and_then(|carried| carried.ledger.as_ref());
         let stake = self.rules.budget.stake(&parts.uri, ledger);
+        let begun = Instant::now();
         let delay = self.rules.delay().filter(|_| body.is_end_stream() && is_idempotent(&parts));
-        let (hedge, spare) = match delay {
-            Some(delay) => (Hedging::Wait { sleep: sleep(delay) }, Some(self.spare(&mut parts, &stake))),
+        let deadline = Deadline::of(&parts).unwrap_or_default();
+        let due = delay.and_then(|delay| begun.checked_add(delay));
+        let (hedge, spare) = match due.filter(|&due| deadline.instant().is_none_or(|end| due < end)) {
+            Some(due) => {
+                (Hedging::Wait { sleep: sleep_until(due) }, Some(self.spare(&mut parts, &stake, deadline)))
+            }
             None => (Hedging::Over, None),
         };
         ResponseFuture {
@@ -206,7 +213,7 @@ where
             failed: None,
             spare,
             stake,
-            begun: Instant::now(),
+            begun,
             rules: self.rules.clone(),
             body: std::marker::PhantomData,
         }
@@ -214,7 +221,7 @@ where
 }
 
 impl<S: Clone> Hedge<S> {
-    fn spare(&self, request: &mut Parts, stake: &Stake) -> Spare<S> {
+    fn spare(&self, request: &mut Parts, stake: &Stake, deadline: Deadline) -> Spare<S> {
         let attempt = Attempt::of(request).unwrap_or(Attempt::FIRST);
         if let Some(ledger) = stake.ledger() {
             ledger.attach(request);
@@ -222,7 +229,7 @@ impl<S: Clone> Hedge<S> {
         let mut head = Box::new(Head::without_fields(request, CallContext::of(request)));
         head.keep(&request.headers);
         attempt.attach(request);
-        Spare { inner: self.inner.clone(), head, attempt: attempt.next() }
+        Spare { inner: self.inner.clone(), head, attempt: attempt.next(), deadline }
     }
 }
 
@@ -260,11 +267,13 @@ where
                 HedgingProjection::Over => return Poll::Pending,
                 HedgingProjection::Wait { sleep } => {
                     ready!(sleep.poll(cx));
-                    if this.stake.withdraw(None) { Hedging::Ready } else { Hedging::Over }
+                    let is_late = this.spare.as_ref().is_none_or(|spare| spare.deadline.is_past());
+                    if !is_late && this.stake.withdraw(None) { Hedging::Ready } else { Hedging::Over }
                 }
                 HedgingProjection::Ready => {
                     if let Some(spare) = this.spare.as_mut()
                         && ready!(spare.inner.poll_ready(cx)).is_ok()
+                        && !spare.deadline.is_past()
                     {
                         tracing::debug!(attempt = spare.attempt.number(), "hedging");
                         let request = spare.head.request(spare.attempt, Replay::nothing());

@@ -1,4 +1,4 @@
-//! One of something for each origin, without a lock.
+//! One of something for each origin, found without a lock.
 
 use std::{
     fmt,
@@ -10,7 +10,7 @@ use std::{
 use outbound_core::Origin;
 
 /// One `T` for each of the first so many origins, found without a lock and never moved; the rest share one, so that the memory is
-/// bounded whatever a caller asks for.
+/// bounded whatever a caller asks for. Only threads that make one at the same moment may wait for each other.
 pub(crate) struct PerOrigin<T> {
     slots: Box<[OnceLock<(Origin, T)>]>,
     rest: T,
@@ -29,15 +29,27 @@ impl<T> PerOrigin<T> {
     /// That of `origin`, made now if it has none yet and there is room; for no origin, that of the rest.
     pub(crate) fn of(&self, origin: Option<&Origin>, make: impl Fn(&T) -> T) -> &T {
         let Some(origin) = origin else { return &self.rest };
-        let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one(origin);
-        let start = usize::try_from(hash % self.slots.len() as u64).unwrap_or_default();
-        let (before, after) = self.slots.split_at(start);
-        after
-            .iter()
-            .chain(before)
+        self.slots_for(origin)
             .map(|slot| slot.get_or_init(|| (origin.clone(), make(&self.rest))))
             .find_map(|(held, value)| (held == origin).then_some(value))
             .unwrap_or(&self.rest)
+    }
+
+    /// That of `origin` if it has one; else that of the rest.
+    pub(crate) fn get(&self, origin: Option<&Origin>) -> &T {
+        let Some(origin) = origin else { return &self.rest };
+        self.slots_for(origin)
+            .map_while(OnceLock::get)
+            .find_map(|(held, value)| (held == origin).then_some(value))
+            .unwrap_or(&self.rest)
+    }
+
+    /// Where it may be, in order: it is in none after one that is empty.
+    fn slots_for(&self, origin: &Origin) -> impl Iterator<Item = &OnceLock<(Origin, T)>> + use<'_, T> {
+        let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one(origin);
+        let start = usize::try_from(hash % self.slots.len() as u64).unwrap_or_default();
+        let (before, after) = self.slots.split_at(start);
+        after.iter().chain(before)
     }
 }
 

@@ -68,7 +68,7 @@ enum Source<B> {
 struct Tape<B> {
     /// Counted from 1, one for each attempt; those before it fail.
     reader: u32,
-    /// The caller's body, unless it is being polled at this moment or is over.
+    /// The caller's body, unless it is being polled at this moment or has been read to its end.
     body: Option<B>,
     /// What is left in it.
     hint: SizeHint,
@@ -402,15 +402,14 @@ impl<B> Tape<B> {
             self.resent += if reader > 1 { chunk.len() as u64 } else { 0 };
             return Found::Frame(Frame::data(chunk));
         }
-        match (self.progress, self.body.take()) {
-            (Progress::Ended | Progress::Failed, _) if mem::replace(&mut self.over, true) => Found::End,
-            (Progress::Failed, _) => Found::Stop(Stopped::Lost),
-            (Progress::Ended, _) => match &self.trailers {
+        match self.progress {
+            Progress::Ended | Progress::Failed if mem::replace(&mut self.over, true) => Found::End,
+            Progress::Failed => Found::Stop(Stopped::Lost),
+            Progress::Ended => match &self.trailers {
                 Some(trailers) => Found::Frame(Frame::trailers(HeaderMap::clone(trailers))),
                 None => Found::End,
             },
-            (_, Some(body)) => Found::Turn(body),
-            (_, None) => Found::Busy,
+            Progress::Untouched | Progress::Begun => self.body.take().map_or(Found::Busy, Found::Turn),
         }
     }
 
@@ -539,6 +538,8 @@ mod model;
 
 #[cfg(all(test, not(outbound_loom)))]
 mod tests {
+    use std::sync::{OnceLock, Weak};
+
     use super::*;
 
     /// It may have ended between a look and the next, on another thread.
@@ -550,5 +551,49 @@ mod tests {
         assert!(!waits(1), "the body is there to be read");
         kept.tape().body = None;
         assert!(waits(1) && !waits(2), "only who may read waits for another's turn");
+    }
+
+    /// An empty body whose drop sees whether the tape it was on is locked.
+    struct Nosy(Arc<OnceLock<Weak<Kept<Nosy>>>>);
+
+    impl Body for Nosy {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            Poll::Ready(None)
+        }
+
+        fn is_end_stream(&self) -> bool {
+            true
+        }
+    }
+
+    impl Drop for Nosy {
+        fn drop(&mut self) {
+            if let Some(kept) = self.0.get().and_then(Weak::upgrade) {
+                assert!(kept.tape.try_lock().is_ok(), "dropped under the lock");
+            }
+        }
+    }
+
+    #[test]
+    fn no_body_is_dropped_under_the_lock() {
+        let tape = Arc::new(OnceLock::new());
+        let factory = BodyFactory::new({
+            let tape = tape.clone();
+            move || Nosy(tape.clone())
+        });
+        let kept = Kept::new(Nosy(tape.clone()), Some(factory), &Cap { each: 64, sum: None }).unwrap();
+        tape.set(Arc::downgrade(&kept)).unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        for next in [Kept::first, |kept: &Arc<_>| Kept::rewind(kept).unwrap()] {
+            let mut attempt = next(&kept);
+            let _ = Pin::new(&mut attempt).poll_frame(&mut cx);
+        }
+        kept.finish();
     }
 }

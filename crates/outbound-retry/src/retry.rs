@@ -51,7 +51,8 @@ pub struct Retry<S, P = Standard> {
 /// What all clones and all their calls have in common.
 struct Shared<S, P> {
     rules: Rules<P>,
-    /// Clones of it make the further attempts: the service that was ready makes the first, and most calls have no other.
+    /// Clones of it make the further attempts: the service that was ready makes the first, and most calls have no other. It is cloned
+    /// under the lock, so its `Clone` may not call this layer.
     spare: Mutex<S>,
 }
 
@@ -104,7 +105,7 @@ struct Next<S, B> {
     inner: S,
     begins: Instant,
     body: Replay<B>,
-    /// The error it follows, if it follows one: the result if time runs out before it can begin.
+    /// The error it follows, if it follows one: the result if it cannot begin.
     error: Option<BoxError>,
 }
 
@@ -316,7 +317,10 @@ where
                     State::Ready
                 }
                 StateProjection::Ready => {
-                    ready!(on(call).next().inner.poll_ready(cx)).map_err(Into::into)?;
+                    let next = on(call).next();
+                    if let Err(error) = ready!(next.inner.poll_ready(cx)) {
+                        return Poll::Ready(Err(next.error.take().unwrap_or_else(|| error.into())));
+                    }
                     State::Attempt { response: on(call).begin()? }
                 }
             };

@@ -177,25 +177,29 @@ fn http_date(value: &str, now: SystemTime) -> Option<SystemTime> {
         _ => (value.to_owned(), 0),
     };
     let at = match rfc_850(&value) {
-        Some((rest, year)) => rfc_850_date(rest, year, now)?,
+        Some(rest) => rfc_850_date(rest, now)?,
         None => httpdate::parse_http_date(&value).ok()?,
     };
     at.checked_add(Duration::from_secs(leap))
 }
 
-/// `06-Nov-94 08:49:37 GMT` of `Sunday, 06-Nov-94 08:49:37 GMT`, and its 94.
-fn rfc_850(value: &str) -> Option<(&str, u16)> {
+/// `06-Nov-94 08:49:37 GMT` of `Sunday, 06-Nov-94 08:49:37 GMT`.
+fn rfc_850(value: &str) -> Option<&str> {
     let (day, rest) = value.split_once(", ")?;
     let known = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"].contains(&day);
-    let year = rest.get(7..9).filter(|year| year.bytes().all(|byte| byte.is_ascii_digit()))?;
-    (known && rest.len() == 22 && rest.as_bytes()[2] == b'-' && rest.as_bytes()[6] == b'-')
-        .then_some((rest, year.parse().ok()?))
+    known.then_some(rest)
 }
 
 /// "Recipients of a timestamp value in rfc850-date format, which uses a two-digit year, MUST interpret a timestamp that appears
 /// to be more than 50 years in the future as representing the most recent year in the past that had the same last two digits"
 /// (RFC 9110, 5.6.7). The name of the day follows from the rest.
-fn rfc_850_date(rest: &str, year: u16, now: SystemTime) -> Option<SystemTime> {
+fn rfc_850_date(rest: &str, now: SystemTime) -> Option<SystemTime> {
+    let separators = [2, 6, 9].map(|at| rest.as_bytes().get(at).copied());
+    if rest.len() != 22 || separators != [b'-', b'-', b' '].map(Some) {
+        return None;
+    }
+    let year: u16 =
+        rest.get(7..9).filter(|year| year.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()?;
     let date = |year: u16| {
         let spelled = format!("{} {} {year:04} {}", &rest[..2], &rest[3..6], &rest[10..]);
         DAYS.iter().find_map(|day| httpdate::parse_http_date(&format!("{day}, {spelled}")).ok())

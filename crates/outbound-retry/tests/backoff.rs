@@ -39,11 +39,13 @@ fn each_jitter_stays_in_its_range_and_fills_it() {
         ("full, long at the ceiling", Jitter::Full, 100_000, 0, 8000),
         ("equal", Jitter::Equal, 3, 2000, 4000),
         ("decorrelated", Jitter::Decorrelated, 3, 1000, 6000),
+        ("decorrelated, before anything was waited", Jitter::Decorrelated, 1, 1000, 3000),
         ("none", Jitter::None, 3, 4000, 4000),
         ("band", band, 3, 3200, 4000),
     ] {
         let random = Random::seeded(7);
-        let wait = |_| random.draw(|random| base.jitter(jitter).wait(attempt, 2000 * MS, random));
+        let previous = if attempt == 1 { Duration::ZERO } else { 2000 * MS };
+        let wait = |_| random.draw(|random| base.jitter(jitter).wait(attempt, previous, random));
         let (mut least, mut most) = (Duration::MAX, Duration::ZERO);
         for wait in (0..4000).map(wait) {
             (least, most) = (least.min(wait), most.max(wait));
@@ -117,7 +119,7 @@ proptest! {
             (Jitter::Full, 0.0, grown),
             (Jitter::Equal, grown / 2.0, grown),
             (band, grown * low, grown * high),
-            (Jitter::Decorrelated, least, least.max(3.0 * previous.as_secs_f64())),
+            (Jitter::Decorrelated, least, 3.0 * least.max(previous.as_secs_f64())),
         ] {
             let backoff = Backoff::new(floor, ceiling).unwrap().factor(factor).unwrap().jitter(jitter);
             let draw = || Random::seeded(seed).draw(|random| backoff.wait(attempt, previous, random));

@@ -8,9 +8,9 @@ use outbound_retry::{
     Random, RetryAfter, RetryLayer,
     cool_down::{CoolDown, CoolDownLayer, WhileCooling},
 };
-use outbound_testkit::{Plan, Probe, ProbeHandle, TestBody, cancel_at_each_poll};
+use outbound_testkit::{Gate, Plan, Probe, ProbeHandle, TestBody, cancel_at_each_poll};
 use tokio::time::Instant;
-use tower::{Layer, ServiceExt};
+use tower::{Layer, Service, ServiceExt};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -96,6 +96,62 @@ async fn they_go_on_one_after_the_other() {
     waits.dedup();
     assert!(waits.len() > 40, "{waits:?}");
     assert!(waits[0] >= 7 * SECOND && waits[waits.len() - 1] <= 11 * SECOND + Duration::from_millis(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_retry_those_that_failed_fast_do_not_come_back_at_once_either() {
+    let layer = CoolDownLayer::new(WhileCooling::FailFast).spread(4 * SECOND).random(Random::seeded(1));
+    let (service, _) = over(&layer, [busy(503), Plan::new()]);
+    service.clone().oneshot(get("a")).await.unwrap();
+    let mut left = Vec::new();
+    for _ in 0..50 {
+        let error = service.clone().oneshot(get("a")).await.unwrap_err();
+        left.push(find::<CoolingDown>(&*error).unwrap().left());
+    }
+    left.sort();
+    left.dedup();
+    assert!(left.len() > 40 && left[0] >= 7 * SECOND && left[left.len() - 1] <= 11 * SECOND, "{left:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_once_the_deadline_has_passed() {
+    let gate = Gate::new("ready");
+    let (service, probe) = over(&prompt(WhileCooling::Wait), [busy(503), Plan::new().ready_at(&gate)]);
+    service.clone().oneshot(get("a")).await.unwrap();
+    let mut request = get("a");
+    Deadline::after(8 * SECOND).tighten(&mut request);
+    gate.let_one_through();
+    let call = tokio::spawn(service.oneshot(request));
+    gate.arrived(2).await;
+    tokio::time::advance(SECOND).await;
+    gate.open();
+    let error = call.await.unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "http://a: timed out after 8 s waiting for its turn (deadline)");
+    assert_eq!(probe.counts().calls, 1);
+}
+
+/// Of those that nothing was heard of nothing is remembered.
+#[tokio::test(start_paused = true)]
+async fn however_many_origins_are_well_the_next_has_its_gate() {
+    let mut plans = vec![Plan::new(); 300];
+    plans.push(busy(429));
+    let (service, probe) = over(&prompt(WhileCooling::FailFast), plans);
+    for host in 0..=300 {
+        service.clone().oneshot(get(&format!("host-{host}"))).await.unwrap();
+    }
+    service.oneshot(get("host-300")).await.unwrap_err();
+    assert_eq!(probe.counts().calls, 301);
+}
+
+/// It may be a permit, and others could use it meanwhile.
+#[tokio::test(start_paused = true)]
+async fn readiness_is_not_held_through_the_wait() {
+    let (mut service, probe) = over(&prompt(WhileCooling::Wait), [busy(503), Plan::new()]);
+    service.clone().oneshot(get("a")).await.unwrap();
+    let call = ServiceExt::<Request<TestBody>>::ready(&mut service).await.unwrap().call(get("a"));
+    let counts = probe.counts();
+    assert_eq!((counts.readied, counts.calls, counts.readied_not_called), (2, 1, 1));
+    assert_eq!(call.await.unwrap().status(), 200);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use http::{Method, Request};
-use outbound_core::{Attempt, Idempotent};
+use outbound_core::{Attempt, Deadline, Idempotent};
 use outbound_retry::{
     Budget, Ratio, RetryLayer, Share,
     hedge::{Hedge, HedgeLayer, Percentile},
 };
-use outbound_testkit::{Plan, Probe, ProbeHandle, Scripted, TestBody, cancel_at_each_poll};
+use outbound_testkit::{Gate, Plan, Probe, ProbeHandle, Scripted, TestBody, cancel_at_each_poll};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
 
@@ -117,6 +117,33 @@ async fn hedges_are_charged_to_the_budget() {
         service.oneshot(get()).await.unwrap();
         assert_eq!(probe.counts().calls, 2);
     }
+}
+
+/// Nor is anything charged for what would be sent too late.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_once_the_deadline_has_passed() {
+    let within = |milliseconds| {
+        let mut request = get();
+        Deadline::after(Duration::from_millis(milliseconds)).tighten(&mut request);
+        request
+    };
+    for (name, total, sent) in [("due on the deadline", 1000, 1), ("due before", 1001, 2)] {
+        let budget = Budget::new(Ratio::default().percent(0).floor(0));
+        for (budget, sent, refused) in [(Budget::off(), sent, 0), (budget, 1, sent - 1)] {
+            let (service, probe) =
+                over(&HedgeLayer::new(SECOND).budget(budget.clone()), [after(9), after(1)]);
+            service.oneshot(within(total)).await.unwrap();
+            assert_eq!((probe.counts().calls, budget.refused()), (sent, refused as u64), "{name}");
+        }
+    }
+    let gate = Gate::new("ready");
+    let (service, probe) = over(&HedgeLayer::new(SECOND), [after(9), Plan::new().ready_at(&gate)]);
+    let call = tokio::spawn(service.oneshot(within(2000)));
+    gate.arrived(1).await;
+    tokio::time::advance(SECOND).await;
+    gate.open();
+    assert_eq!(call.await.unwrap().unwrap().status(), 200);
+    assert_eq!(probe.counts().calls, 1, "ready too late");
 }
 
 #[tokio::test(start_paused = true)]

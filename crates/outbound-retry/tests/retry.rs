@@ -376,7 +376,13 @@ async fn readiness_errors_are_returned_as_they_are() {
     let (mut service, probe) =
         over(&layer, [Plan::new().status(503), Plan::new().readiness_error("not ready")]);
     let error = send(&mut service, get()).await.unwrap_err();
-    assert_eq!(error.downcast_ref(), Some(&Scripted("not ready")));
+    assert_eq!(error.downcast_ref(), Some(&Scripted("not ready")), "the response is gone by then");
+    assert_eq!(probe.counts().calls, 1);
+
+    let plans = [Plan::new().error("broken"), Plan::new().readiness_error("not ready")];
+    let (mut service, probe) = over(&layer, plans);
+    let error = send(&mut service, get()).await.unwrap_err();
+    assert_eq!(error.downcast_ref(), Some(&Scripted("broken")), "what the last attempt came to");
     assert_eq!(probe.counts().calls, 1);
 }
 

@@ -57,6 +57,7 @@ fn values() {
         ("IMF-fixdate",                  &["Sun, 06 Nov 1994 08:49:37 GMT"],             THEN - 30, Some(30)),
         ("RFC 850",                      &["Sunday, 06-Nov-94 08:49:37 GMT"],            THEN - 30, Some(30)),
         ("RFC 850, no such day",         &["Someday, 06-Nov-94 08:49:37 GMT"],           THEN - 30, None),
+        ("RFC 850, not a space",         &["Sunday, 06-Nov-94X08:49:37 GMT"],            THEN - 30, None),
         ("RFC 850, no time",             &["Sunday, 06-Nov-94"],                         THEN - 30, None),
         ("asctime",                      &["Sun Nov  6 08:49:37 1994"],                  THEN - 30, Some(30)),
         ("now",                          &["Sun, 06 Nov 1994 08:49:37 GMT"],             THEN,      Some(0)),

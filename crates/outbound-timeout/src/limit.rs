@@ -186,16 +186,10 @@ impl Watch {
     /// What runs out first while the head is awaited. A limit that has not begun to count could begin now, and not earlier:
     /// so none of them ever runs out sooner than it was said to before.
     pub(crate) fn until_head(&self, limits: &Limits, now: Instant) -> Option<Limit> {
+        // Answered it may be too: somebody below holds the response back, to buffer its body perhaps. In the queue nobody below reports.
         let sent = self.exchange.as_ref().map_or(self.begun, |exchange| match exchange.phase() {
-            // Nobody below reports.
             Phase::Queue => self.begun,
-            Phase::Head => exchange.since().max(self.begun),
-            // Somebody below holds the response back, to buffer its body perhaps.
-            Phase::Body => {
-                let answered_within = exchange.timings().spent(Phase::Head);
-                exchange.since().checked_sub(answered_within).map_or(self.begun, |sent| sent.max(self.begun))
-            }
-            _ => now,
+            _ => exchange.sent_at().map_or(now, |sent| sent.max(self.begun)),
         });
         let untaken = self.exchange.as_ref().and_then(Exchange::unmoved_since).unwrap_or(now);
         let head = Limit::new(HEAD, sent, limits.head);

@@ -8,6 +8,9 @@ use std::{
 use tokio::time::Instant;
 
 /// Learns from the timers of the layers it is given to how late this runtime runs them: a gauge for telemetry.
+///
+/// A reader that begins to wait for a frame, turns to something else (as the loser of a `select!` does) and comes back after the limit
+/// cannot be told from one that was not run: it is counted too.
 #[derive(Clone, Debug, Default)]
 pub struct StallMonitor(Arc<Mutex<Seen>>);
 

@@ -65,7 +65,7 @@ impl Throughput {
 
 impl fmt::Display for EmptyWindow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the window of a minimum throughput is zero: expected a second or more")
+        f.write_str("the window of a minimum throughput is zero: expected a longer one")
     }
 }
 

@@ -59,6 +59,8 @@ const ROWS: &[Row] = &[
     ("sent again on another",          100, MAX, MAX, &[Enter(Phase::Head), Wait(60), Enter(Phase::Connect), Wait(60), Enter(Phase::Head), Wait(99)], 219, Ok(())),
     ("the deadline while connecting",  100, MAX, 300, &[Enter(Phase::Connect), Wait(500)], 300, Err(("deadline", Phase::Connect, NotSent))),
     ("somebody withholds the answer",  100, MAX, MAX, &[Enter(Phase::Send), Wrote, Wait(20), Enter(Phase::Head), Wait(50), Enter(Phase::Body), Wait(51)], 120, Err(("head", Phase::Body, Answered))),
+    ("sent twice, answer withheld",    100, MAX, MAX, &[Enter(Phase::Head), Wait(60), Enter(Phase::Connect), Wait(99), Enter(Phase::Head), Wait(10), Enter(Phase::Body), Wait(89)], 258, Ok(())),
+    ("sent twice, withheld too long",  100, MAX, MAX, &[Enter(Phase::Head), Wait(60), Enter(Phase::Connect), Wait(99), Enter(Phase::Head), Wait(10), Enter(Phase::Body), Wait(91)], 259, Err(("head", Phase::Body, Answered))),
     // Write-idle.
     ("the peer takes a little",        100, 40,  MAX, &[Enter(Phase::Send), Wait(39), Wrote, Wait(40), Wrote, Wait(39), Enter(Phase::Head)], 118, Ok(())),
     ("the peer takes nothing",         100, 40,  MAX, &[Enter(Phase::Connect), Wait(15), Enter(Phase::Send), Wait(MAX)], 55, Err(("write-idle", Phase::Send, NotSent))),

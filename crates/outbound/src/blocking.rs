@@ -23,10 +23,18 @@
 //! - **Errors:** those of [`Client`](crate::Client), and [`InsideRuntime`].
 //! - **Panics:** none of its own.
 
-use std::{error::Error, fmt, io, pin::Pin, sync::Arc, thread};
+use std::{
+    error::Error,
+    fmt, io, mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    thread,
+};
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, StatusCode};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use outbound_core::{BoxError, InvalidRequest};
 use tokio::{
@@ -36,7 +44,7 @@ use tokio::{
 
 use crate::{
     ClientExt, RequestBuilder, ResponseExt,
-    client::{Client as AsyncClient, ClientBuilder, InvalidClient, ResponseBody},
+    client::{Client as AsyncClient, ClientBuilder, InvalidClient, ResponseBody as AsyncBody},
 };
 
 /// A client whose calls block: [`ClientBuilder::build_blocking`]. Its requests are made with [`ClientExt`] too.
@@ -50,15 +58,23 @@ pub struct Client {
 ///
 /// Dropped before the end of its body, it closes its connection.
 pub struct Response {
-    response: http::Response<Pin<Box<ResponseBody>>>,
-    /// What has come of the body and was not read yet.
-    chunk: Bytes,
+    response: http::Response<ResponseBody>,
     worker: Arc<Worker>,
 }
 
-/// A blocking call was made inside a Tokio runtime, of which it would have kept a worker from everything else: nothing was sent.
+/// The body of a [`Response`], from where it was [read](io::Read) to.
+pub struct ResponseBody {
+    /// What has come of it and was not read yet.
+    chunk: Bytes,
+    rest: Pin<Box<AsyncBody>>,
+}
+
+/// A blocking call was made inside a Tokio runtime, of which it would have kept a worker from everything else.
 ///
 /// Use [`outbound::Client`](crate::Client) there, or a thread of your own.
+///
+/// **May the peer have acted on the request?** No, if it is `send` that failed, with an [`InvalidRequest`] because of this. Yes, if it is a
+/// method of a [`Response`]: that has been answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InsideRuntime;
 
@@ -95,7 +111,7 @@ impl Client {
     /// # Errors
     /// [`InsideRuntime`].
     pub fn close(&self) -> Result<(), BoxError> {
-        self.worker.block_on(self.client.close())
+        Ok(self.worker.block_on(self.client.close())?)
     }
 }
 
@@ -111,8 +127,11 @@ impl RequestBuilder<Client> {
     #[track_caller]
     pub fn send(self) -> Result<Response, BoxError> {
         let Client { client, worker } = self.service.clone();
-        let response = worker.block_on(self.over(client).send())??;
-        Ok(Response { response: response.map(Box::pin), chunk: Bytes::new(), worker })
+        let sent = worker.block_on(self.over(client).send());
+        let response =
+            sent.map_err(|inside| InvalidRequest::new(InsideRuntime::PROBLEM).because(inside))??;
+        let response = response.map(|body| ResponseBody { chunk: Bytes::new(), rest: Box::pin(body) });
+        Ok(Response { response, worker })
     }
 }
 
@@ -193,13 +212,16 @@ impl Response {
     /// # Errors
     /// As there, and [`InsideRuntime`].
     pub fn error_for_status(self) -> Result<Self, BoxError> {
-        let Self { response, chunk, worker } = self;
+        let Self { response, worker } = self;
         let response = worker.block_on(response.error_for_status())??;
-        Ok(Self { response, chunk, worker })
+        Ok(Self { response, worker })
     }
 
     /// The response as it is without blocking. Its body needs the client's thread: keep the client for as long.
-    pub fn into_inner(self) -> http::Response<Pin<Box<ResponseBody>>> {
+    ///
+    /// To send it on, make a [`Body::stream`](crate::Body::stream) of its body. A [`Body::blocking_reader`](crate::Body::blocking_reader) of the
+    /// response itself is read inside a runtime, and fails with [`InsideRuntime`].
+    pub fn into_inner(self) -> http::Response<ResponseBody> {
         self.response
     }
 }
@@ -207,17 +229,56 @@ impl Response {
 /// Its errors are found in an [`io::Error`] by [`find`](crate::find) as anywhere else.
 impl io::Read for Response {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() && !buffer.is_empty() {
-            let frame = self.worker.block_on(self.response.body_mut().frame()).map_err(io::Error::other)?;
-            match frame.transpose().map_err(io::Error::other)?.map(http_body::Frame::into_data) {
+        let ResponseBody { chunk, rest } = self.response.body_mut();
+        while chunk.is_empty() && !buffer.is_empty() {
+            let frame = self.worker.block_on(rest.frame()).map_err(io::Error::other)?;
+            match frame.transpose().map_err(io::Error::other)?.map(Frame::into_data) {
                 None => break,
-                Some(Ok(data)) => self.chunk = data,
+                Some(Ok(data)) => *chunk = data,
                 Some(Err(_trailers)) => {}
             }
         }
-        let length = buffer.len().min(self.chunk.len());
-        self.chunk.copy_to_slice(&mut buffer[..length]);
+        let length = buffer.len().min(chunk.len());
+        chunk.copy_to_slice(&mut buffer[..length]);
         Ok(length)
+    }
+}
+
+// === ResponseBody ===
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.chunk.is_empty() {
+            self.rest.as_mut().poll_frame(cx)
+        } else {
+            Poll::Ready(Some(Ok(Frame::data(mem::take(&mut self.chunk)))))
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.chunk.is_empty() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (here, rest) = (self.chunk.len() as u64, self.rest.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(here));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(here));
+        }
+        hint
+    }
+}
+
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").finish_non_exhaustive()
     }
 }
 
@@ -236,10 +297,9 @@ impl Worker {
         Ok(Self { runtime: handle, _stop: stop })
     }
 
-    fn block_on<F: Future>(&self, future: F) -> Result<F::Output, BoxError> {
+    fn block_on<F: Future>(&self, future: F) -> Result<F::Output, InsideRuntime> {
         if Handle::try_current().is_ok() {
-            let problem = "a blocking call inside a Tokio runtime would stop one of its workers";
-            return Err(InvalidRequest::new(problem).because(InsideRuntime).into());
+            return Err(InsideRuntime);
         }
         Ok(self.runtime.block_on(future))
     }
@@ -247,9 +307,13 @@ impl Worker {
 
 // === InsideRuntime ===
 
+impl InsideRuntime {
+    const PROBLEM: &str = "a blocking call inside a Tokio runtime would stop one of its workers";
+}
+
 impl fmt::Display for InsideRuntime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("use outbound::Client here, or make the call on a thread of your own")
+        write!(f, "{}: use outbound::Client there, or a thread of your own", Self::PROBLEM)
     }
 }
 

@@ -34,7 +34,10 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
         total: std::time::Duration,
     ) -> ServiceBuilder<Stack<outbound_timeout::DeadlineLayer, L>>;
 
-    /// Gives each attempt so long until its response head: [`TimeoutLayer::new`](outbound_timeout::TimeoutLayer::new).
+    /// Gives each attempt so long from when its request has been sent to its response head, the limit that errors call `head`:
+    /// [`TimeoutLayer::new`](outbound_timeout::TimeoutLayer::new). An upload that the peer does not take and a body that it does not send may
+    /// each be idle for as long (`write-idle`, `read-idle`). Waiting for a connection and opening it are the pool's to limit, and nothing but
+    /// the [`deadline`](Self::deadline) limits all of it together.
     #[cfg(feature = "timeout")]
     fn attempt_timeout(
         self,

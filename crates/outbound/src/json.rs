@@ -3,9 +3,10 @@
 use std::io;
 
 use bytes::Bytes;
-use http::{HeaderValue, header::CONTENT_TYPE};
-use outbound_core::{CallSite, InvalidRequest};
+use http::{HeaderValue, header::CONTENT_TYPE, request::Parts};
+use outbound_core::{BoxError, CallSite, Deadline, Elapsed, InvalidRequest, Origin, Phase};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::{runtime::Handle, time::timeout_at};
 
 use crate::{
     offload::{INLINE_JSON, offload},
@@ -44,12 +45,12 @@ impl<S> RequestBuilder<S> {
     /// With `value` as its body, in JSON; encoded here and now.
     ///
     /// A document of some hundred KiB keeps a worker from its other tasks for a millisecond, and one of many MiB stops it: give those to
-    /// [`json_owned`](Self::json_owned). A document above 1 MiB is worth a warning that names the line.
+    /// [`json_owned`](Self::json_owned). A document above 1 MiB is worth a warning that names the line, unless there is no runtime here.
     #[track_caller]
     pub fn json(self, value: &(impl Serialize + ?Sized)) -> Self {
         match serde_json::to_vec(value) {
             Ok(encoded) => {
-                if encoded.len() > LARGE {
+                if encoded.len() > LARGE && Handle::try_current().is_ok() {
                     tracing::warn!(
                         bytes = encoded.len(),
                         call_site = %CallSite::here(),
@@ -65,7 +66,9 @@ impl<S> RequestBuilder<S> {
     /// With `value` as its body, in JSON; if that is more than [`INLINE_JSON`](crate::INLINE_JSON), it is encoded by
     /// [`offload`](crate::offload()) when the request is sent, and no worker is kept from its other tasks.
     ///
-    /// How long it will be, nobody knows beforehand: what does not fit is begun anew there, and that beginning is all it costs here.
+    /// How long it will be, nobody knows beforehand: what does not fit is begun anew there, and that beginning is all it costs here. The
+    /// beginning ends with the first piece that does not fit, so a single string is looked through to its end, for what has to
+    /// be escaped.
     pub fn json_owned(self, value: impl Serialize + Send + 'static) -> Self {
         let mut typed = self.typed("application/json");
         typed.content = match encode_up_to(INLINE_JSON, &value) {
@@ -85,9 +88,18 @@ impl<S> RequestBuilder<S> {
     }
 }
 
-/// Does it elsewhere.
-pub(crate) async fn encode(encode: Encode) -> Result<Vec<u8>, InvalidRequest> {
-    offload(encode).await.map_err(unencodable)
+/// Does it elsewhere, in the time that the call has.
+pub(crate) async fn encode(encode: Encode, head: &Parts) -> Result<Vec<u8>, BoxError> {
+    let deadline = Deadline::of(head).unwrap_or_default();
+    let (total, encoding) = (deadline.left(), offload(encode));
+    let encoded = match deadline.instant() {
+        None => encoding.await,
+        Some(instant) => timeout_at(instant, encoding).await.map_err(|_| {
+            let elapsed = Elapsed::new(Phase::Queue, total).named("deadline");
+            Origin::of(&head.uri).into_iter().fold(elapsed, Elapsed::to)
+        })?,
+    };
+    encoded.map_err(|error| unencodable(error).into())
 }
 
 /// `value` in JSON; `None` if that is more than `limit` bytes, of which no more than `limit` were made.

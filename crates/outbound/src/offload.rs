@@ -76,6 +76,6 @@ static CORES: LazyLock<Semaphore> =
 /// JSON of more bytes than this is encoded and decoded on Tokio's blocking pool: 64 KiB.
 ///
 /// Measured by `cargo run --release -p outbound-benches -- json`, on a machine whose cores were all busy: at this size encoding takes 0.12 ms
-/// and decoding (into a `serde_json::Value`) 0.6 ms, which no other task notices; the hop to another thread and back takes 0.055 ms, so that
-/// below it the hop would be a fifth of the work and more. At 6 MB it is 27 and 90 ms, and the hop a thousandth.
+/// and decoding (into a `serde_json::Value`) 0.6 ms, which no other task notices; the hop to another thread and back takes 0.055 ms each
+/// time, 15 % of both together, and below it more. At 6 MB it is 27 and 90 ms, and the hop a thousandth.
 pub const INLINE_JSON: usize = 64 * 1024;

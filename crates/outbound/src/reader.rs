@@ -28,7 +28,8 @@ impl Body {
     /// blocking pool, and a thread of it is in use only while it reads, not while the server is slow. At most 64 of them do
     /// at once in a process.
     ///
-    /// A call that is dropped stops after the chunk that is being read.
+    /// A call that is dropped stops after the chunk that is being read. It is read inside a runtime, where another call that blocks is not
+    /// to be made: a response of the blocking client is sent on as [a stream](Self::stream).
     pub fn blocking_reader(reader: impl io::Read + Send + 'static) -> Self {
         Self::stream(Blocking::Idle(Some(reader)))
     }

@@ -193,7 +193,8 @@ impl<S> RequestBuilder<S> {
         })
     }
 
-    /// All of it, until the end of the response body, may take so long from [`send`](Self::send) on; less if the stack says less.
+    /// All of it, until the end of the response body, may take so long from [`send`](Self::send) on, the encoding of a large document
+    /// included; less if the stack says less.
     pub fn deadline(self, total: Duration) -> Self {
         Self { deadline: Some(total), ..self }
     }
@@ -241,11 +242,14 @@ impl<S: Service<Request<Body>, Error: Into<BoxError>>> RequestBuilder<S> {
             let body = match content {
                 Content::Body(body) => body,
                 #[cfg(feature = "json")]
-                Content::Encode(encode) => crate::json::encode(encode).await?.into(),
+                Content::Encode(encode) => crate::json::encode(encode, &head).await?.into(),
             };
             let request = rewindable(Request::from_parts(head, body));
             poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
-            service.call(request).await.map_err(Into::into)
+            let called = service.call(request);
+            // It may be the last clone of a client, which is not to go after its response has come.
+            drop(service);
+            called.await.map_err(Into::into)
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::{error::Error, fmt, pin::pin, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode, response::Parts};
 use http_body::Body;
 use http_body_util::BodyExt;
-use outbound_core::{Attempt, BoxError, Exchange, Origin};
+use outbound_core::{Answered, Attempt, BoxError, Origin};
 use tokio::time::timeout;
 
 /// Reads responses, each within a bound: 16 MiB unless the method is told another.
@@ -88,19 +88,23 @@ pub trait ResponseExt: Sized + sealed::Sealed {
     ///
     /// # Errors
     /// [`StatusError`].
+    ///
+    /// # Panics
+    /// With such a status, outside a Tokio runtime with its timer on.
     fn error_for_status(self) -> impl Future<Output = Result<Self, BoxError>>;
 }
 
 /// The body of a response is longer than its reader allows.
 ///
 /// **May the peer have acted on the request?** Yes: it has answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct TooLarge {
     limit: usize,
     announced: Option<u64>,
+    answered: Answered,
 }
 
-/// The body of a response is not what its reader takes it for: the reason is its source.
+/// The body of a response is not what its reader takes it for: the reason is in its sources.
 ///
 /// **May the peer have acted on the request?** Yes: it has answered.
 #[derive(Debug)]
@@ -108,7 +112,7 @@ pub struct InvalidBody {
     status: StatusCode,
     expected: &'static str,
     place: Option<(usize, usize)>,
-    source: BoxError,
+    answered: Answered,
 }
 
 /// The response has a status of class 4xx or 5xx.
@@ -116,8 +120,7 @@ pub struct InvalidBody {
 /// **May the peer have acted on the request?** Yes: it has answered, and a 5xx may come after the deed.
 #[derive(Clone)]
 pub struct StatusError {
-    origin: Option<Origin>,
-    attempt: Option<Attempt>,
+    answered: Answered,
     status: StatusCode,
     headers: Box<HeaderMap>,
     body: Bytes,
@@ -130,40 +133,17 @@ where
     B: Body<Error: Into<BoxError>>,
 {
     async fn bytes_within(self, limit: usize) -> Result<Bytes, BoxError> {
-        let body = self.into_body();
-        let hint = body.size_hint();
-        if let Some(announced) = Some(hint.lower()).filter(|&lower| lower > limit as u64) {
-            return Err(TooLarge { limit, announced: Some(announced) }.into());
-        }
-        let mut body = pin!(body);
-        let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
-        while let Some(frame) = body.frame().await {
-            let Ok(mut data) = frame.map_err(Into::into)?.into_data() else { continue };
-            if first.len() + rest.len() + data.remaining() > limit {
-                return Err(TooLarge { limit, announced: None }.into());
-            }
-            if first.is_empty() && rest.is_empty() {
-                // The only one, perhaps: it is not copied then.
-                first = data.copy_to_bytes(data.remaining());
-            } else {
-                if rest.is_empty() {
-                    let left = usize::try_from(body.size_hint().lower()).unwrap_or_default();
-                    rest.reserve(first.len() + data.remaining() + left);
-                    rest.extend_from_slice(&std::mem::take(&mut first));
-                }
-                rest.extend_from_slice(&data.copy_to_bytes(data.remaining()));
-            }
-        }
-        Ok(if rest.is_empty() { first } else { rest.freeze() })
+        let (head, body) = self.into_parts();
+        read(&head, body, limit).await
     }
 
     async fn text_within(self, limit: usize) -> Result<String, BoxError> {
-        let status = self.status();
-        let bytes = self.bytes_within(limit).await?;
+        let (head, body) = self.into_parts();
+        let bytes = read(&head, body, limit).await?;
         String::from_utf8(bytes.into()).map_err(|error| {
             // Without the bytes, which the error would show.
-            let source = error.utf8_error().into();
-            InvalidBody { status, expected: "UTF-8", place: None, source }.into()
+            let answered = Answered::new(&head).because(error.utf8_error());
+            InvalidBody { status: head.status, expected: "UTF-8", place: None, answered }.into()
         })
     }
 
@@ -172,11 +152,12 @@ where
     where
         T: serde::de::DeserializeOwned + Send + 'static,
     {
-        let status = self.status();
-        let document = self.bytes_within(limit).await?;
+        let (head, body) = self.into_parts();
+        let document = read(&head, body, limit).await?;
         crate::json::decode(document).await.map_err(|error| {
             let place = Some((error.line(), error.column()));
-            InvalidBody { status, expected: "the JSON expected", place, source: error.into() }.into()
+            let answered = Answered::new(&head).because(error);
+            InvalidBody { status: head.status, expected: "the JSON expected", place, answered }.into()
         })
     }
 
@@ -185,12 +166,43 @@ where
         if !(status.is_client_error() || status.is_server_error()) {
             return Ok(self);
         }
-        let origin = Exchange::of(&self).and_then(|exchange| exchange.origin());
-        let attempt = Attempt::of(&self);
+        let answered = Answered::new(&self);
         let (parts, body) = self.into_parts();
         let body = excerpt(body).await;
-        Err(StatusError { origin, attempt, status, headers: Box::new(parts.headers), body }.into())
+        Err(StatusError { answered, status, headers: Box::new(parts.headers), body }.into())
     }
+}
+
+/// All bytes of `body`, if they are not more than `limit`.
+async fn read<B>(head: &Parts, body: B, limit: usize) -> Result<Bytes, BoxError>
+where
+    B: Body<Error: Into<BoxError>>,
+{
+    let too_large = |announced| TooLarge { limit, announced, answered: Answered::new(head) };
+    let hint = body.size_hint();
+    if let Some(announced) = Some(hint.lower()).filter(|&lower| lower > limit as u64) {
+        return Err(too_large(Some(announced)).into());
+    }
+    let mut body = pin!(body);
+    let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(mut data) = frame.map_err(Into::into)?.into_data() else { continue };
+        if first.len() + rest.len() + data.remaining() > limit {
+            return Err(too_large(None).into());
+        }
+        if first.is_empty() && rest.is_empty() {
+            // The only one, perhaps: it is not copied then.
+            first = data.copy_to_bytes(data.remaining());
+        } else {
+            if rest.is_empty() {
+                let left = usize::try_from(body.size_hint().lower()).unwrap_or_default();
+                rest.reserve(first.len() + data.remaining() + left);
+                rest.extend_from_slice(&std::mem::take(&mut first));
+            }
+            rest.extend_from_slice(&data.copy_to_bytes(data.remaining()));
+        }
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
 
 /// What can be had of `body` within [`EXCERPT`] and [`PATIENCE`].
@@ -236,7 +248,11 @@ impl fmt::Display for TooLarge {
     }
 }
 
-impl Error for TooLarge {}
+impl Error for TooLarge {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.answered)
+    }
+}
 
 // === InvalidBody ===
 
@@ -261,7 +277,7 @@ impl fmt::Display for InvalidBody {
 
 impl Error for InvalidBody {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.source)
+        Some(&self.answered)
     }
 }
 
@@ -285,18 +301,18 @@ impl StatusError {
 
     /// Where the request went, if the stack says so.
     pub fn origin(&self) -> Option<&Origin> {
-        self.origin.as_ref()
+        self.answered.origin()
     }
 }
 
 /// With the first of its body, on one line.
 impl fmt::Display for StatusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(origin) = &self.origin {
+        if let Some(origin) = self.answered.origin() {
             write!(f, "{origin}: ")?;
         }
         write!(f, "answered {}", self.status)?;
-        if let Some(attempt) = self.attempt.filter(|&attempt| attempt > Attempt::FIRST) {
+        if let Some(attempt) = self.answered.attempt().filter(|&attempt| attempt > Attempt::FIRST) {
             write!(f, " at attempt {attempt}")?;
         }
         let text = String::from_utf8_lossy(&self.body);
@@ -311,15 +327,18 @@ impl fmt::Display for StatusError {
 impl fmt::Debug for StatusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StatusError")
-            .field("origin", &self.origin)
-            .field("attempt", &self.attempt)
+            .field("answered", &self.answered)
             .field("status", &self.status)
             .field("body", &self.body)
             .finish_non_exhaustive()
     }
 }
 
-impl Error for StatusError {}
+impl Error for StatusError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.answered)
+    }
+}
 
 mod sealed {
     pub trait Sealed {}

@@ -12,10 +12,13 @@ use std::{
     },
     task::{Context, Poll},
     thread::{self, ThreadId, available_parallelism},
+    time::Duration,
 };
 
 use http::{Request, Response};
-use outbound::{Body, BoxError, ClientExt, INLINE_JSON, ResponseExt, offload};
+use outbound::{
+    Body, BoxError, ClientExt, Delivery, Elapsed, Failure, INLINE_JSON, ResponseExt, find, offload,
+};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tower::service_fn;
 
@@ -69,6 +72,39 @@ async fn small_json_stays_here_and_large_json_goes_elsewhere() -> Result<(), Box
         assert_eq!(thread == here, stays, "{name}");
     }
     Ok(())
+}
+
+/// Too long for a worker, and endless where it is encoded then: until there is no [`Sender`](mpsc::Sender) any more.
+struct Endless(Mutex<mpsc::Receiver<()>>, ThreadId);
+
+impl Serialize for Endless {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if thread::current().id() != self.1 {
+            let _ = self.0.lock().unwrap().recv();
+        }
+        serializer.serialize_str(&"x".repeat(INLINE_JSON))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_has_no_longer_than_its_deadline_for_it() {
+    let _turn = ALL_CORES.lock().await;
+    let second = Duration::from_secs(1);
+    let client = service_fn(async |_: Request<Body>| -> Result<Response<()>, Infallible> { panic!("sent") });
+    let (_encoding, ends) = mpsc::channel();
+    let value = Endless(Mutex::new(ends), thread::current().id());
+    let call = client.post("http://a.example/").deadline(second).json_owned(value);
+    let mut sending = pin!(call.send());
+    let mut poll = async || poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await;
+    assert!(poll().await.is_pending());
+    tokio::time::advance(second - Duration::from_millis(1)).await;
+    assert!(poll().await.is_pending());
+    tokio::time::advance(Duration::from_millis(1)).await;
+    let Poll::Ready(Err(error)) = poll().await else { panic!("it waits on") };
+    assert_eq!(error.to_string(), "http://a.example: timed out after 1 s waiting for its turn (deadline)");
+    let elapsed = find::<Elapsed>(&*error).unwrap();
+    assert_eq!((elapsed.name(), elapsed.limit()), ("deadline", second));
+    assert_eq!(Failure::of(&*error).delivery(), Delivery::NotSent);
 }
 
 /// Each test of the bound takes it all, so they take turns.

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body::SizeHint;
 use http_body_util::{BodyExt, Full};
-use outbound::{BoxError, InvalidBody, ResponseExt, StatusError, TooLarge, find};
+use outbound::{
+    Attempt, BoxError, Delivery, Exchange, Failure, InvalidBody, Kind, Origin, Phase, ResponseExt,
+    StatusError, TooLarge, find,
+};
 use outbound_testkit::TestBody;
 use tokio::time::Instant;
 
@@ -90,6 +93,35 @@ async fn errors_name_the_place_and_quote_nothing() {
         assert_eq!(error.to_string(), line);
         assert!(error.source().is_some());
     }
+}
+
+/// Whatever is wrong with an answer, it is one: the server may have acted on the request.
+#[tokio::test]
+async fn what_is_wrong_with_an_answer_is_known_to_be_one() {
+    let origin = Origin::of(&"http://a.example/".parse().unwrap()).unwrap();
+    let said = |body: &'static [u8]| {
+        let mut response = response(500, TestBody::new().data(body));
+        Exchange::track(&mut response).aim(origin.clone(), &http::Request::new(()));
+        Attempt::FIRST.next().attach(&mut response);
+        response
+    };
+    #[rustfmt::skip]
+    let cases = [
+        ("a bad status",     said(b"oh").error_for_status().await.unwrap_err()),
+        ("too large, said",  said(b"oh").bytes_within(1).await.unwrap_err()),
+        ("too large, found", said(b"oh").map(TestBody::unsized_hint).bytes_within(1).await.unwrap_err()),
+        ("no text",          said(&b"\xff"[..]).text().await.unwrap_err()),
+        ("no JSON",          said(b"oh").json::<u32>().await.unwrap_err()),
+    ];
+    for (name, error) in cases {
+        let failure = Failure::of(&*error);
+        assert_eq!((failure.kind(), failure.phase()), (Kind::Other, Some(Phase::Body)), "{name}");
+        assert_eq!(failure.delivery(), Delivery::Answered, "{name}");
+        assert_eq!(failure.origin(), Some(&origin), "{name}");
+        assert_eq!(failure.attempt(), Some(Attempt::FIRST.next()), "{name}");
+    }
+    let error = said(b"oh").json::<u32>().await.unwrap_err();
+    assert!(find::<serde_json::Error>(&*error).is_some(), "the reason is there still");
 }
 
 #[tokio::test]

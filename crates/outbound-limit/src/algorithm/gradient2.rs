@@ -63,9 +63,12 @@ impl Gradient2 {
     }
 
     /// How many samples the long run is.
-    #[must_use]
-    pub fn long_window(self, long_window: u32) -> Self {
-        Self { long_window, ..self }
+    ///
+    /// # Errors
+    /// Unless there is at least one.
+    pub fn long_window(self, long_window: u32) -> Result<Self, InvalidOption> {
+        InvalidOption::unless(long_window >= 1, "long_window", "at least 1")?;
+        Ok(Self { long_window, ..self })
     }
 
     fn long_rtt(&mut self, rtt: f64) -> f64 {

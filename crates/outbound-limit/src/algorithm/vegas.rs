@@ -88,9 +88,12 @@ impl Vegas {
     }
 
     /// How many times the limit samples at most until the present time is taken for the fastest.
-    #[must_use]
-    pub fn probe_multiplier(self, probe_multiplier: u32) -> Self {
-        Self { probe_multiplier, ..self }
+    ///
+    /// # Errors
+    /// Unless it is at least 1.
+    pub fn probe_multiplier(self, probe_multiplier: u32) -> Result<Self, InvalidOption> {
+        InvalidOption::unless(probe_multiplier >= 1, "probe_multiplier", "at least 1")?;
+        Ok(Self { probe_multiplier, ..self })
     }
 
     /// Makes the moments at which it probes the same each time.

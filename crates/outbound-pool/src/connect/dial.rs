@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{Connect, NotAdmitted, NotEncrypted};
-use crate::connection::Opened;
+use crate::{call::Closed, connection::Opened};
 
 /// Tells the pool that the dial now being polled has reached `phase`. Anywhere else it does nothing.
 pub fn report(phase: Phase) {
@@ -88,7 +88,7 @@ impl Progress {
         Phase::ALL[usize::from(self.phase.load(Relaxed))]
     }
 
-    fn enter(&self, phase: Phase) {
+    pub(crate) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Relaxed);
     }
 
@@ -155,6 +155,7 @@ pub(crate) fn kind_of(phase: Phase, error: &(dyn Error + 'static)) -> Kind {
     match phase {
         _ if find::<NotEncrypted>(error).is_some() || find::<NotAdmitted>(error).is_some() => Kind::Invalid,
         _ if said == Kind::Timeout || said == Kind::Exhausted => said,
+        _ if find::<Closed>(error).is_some() => Kind::Canceled,
         Phase::Resolve => Kind::Resolve,
         Phase::Tls if is_certificate(error) => Kind::Certificate,
         Phase::Tls if said != Kind::Reset => Kind::Tls,

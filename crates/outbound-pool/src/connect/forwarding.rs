@@ -1,6 +1,6 @@
 //! Requests to a proxy that forwards them.
 
-use http::{Extensions, HeaderValue, Request, Uri, header::PROXY_AUTHORIZATION, uri::Authority};
+use http::{Extensions, HeaderValue, Method, Request, Uri, header::PROXY_AUTHORIZATION, uri::Authority};
 use hyper_util::client::legacy::connect::Connected;
 
 /// The value of the `Proxy-Authorization` header of requests that go to a proxy which forwards them. A connector adds it to
@@ -38,10 +38,14 @@ impl Forwarding {
         connected.is_proxied().then(|| Self { authorization: authorization() })
     }
 
-    /// As a proxy wants it: absolute-form (RFC 9112, 3.2.2), and with the credentials that are for it (RFC 9110, 11.7.2).
+    /// As a proxy wants it: with the credentials that are for it (RFC 9110, 11.7.2), and in absolute-form (RFC 9112, 3.2.2). A
+    /// `CONNECT` has a form of its own, for any server (3.2.3).
     pub(crate) fn prepare<B>(&self, request: &mut Request<B>) {
         if let Some(authorization) = &self.authorization {
             request.headers_mut().entry(PROXY_AUTHORIZATION).or_insert_with(|| authorization.clone());
+        }
+        if request.method() == Method::CONNECT {
+            return;
         }
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.authority = parts.authority.map(|authority| without_userinfo(&authority));

@@ -59,7 +59,11 @@ impl Body {
     fn finish(&mut self) {
         let Some(mut lease) = self.lease.take() else { return };
         let is_uploaded = lease.wire.end();
-        if self.reusable && is_uploaded && !lease.is_closed() {
+        let is_kept = self.reusable && is_uploaded && !lease.is_closed();
+        if let Some(exchange) = &lease.exchange {
+            exchange.keeps(is_kept);
+        }
+        if is_kept {
             lease.served += 1;
             lease.fields.forget();
             lease.release();
@@ -112,6 +116,9 @@ impl Drop for Body {
         let (bytes, time) = lease.drain;
         let announced = self.size_hint().lower();
         if !self.drains || bytes == 0 || announced > bytes || !lease.wire.is_uploaded() {
+            if let Some(exchange) = &lease.exchange {
+                exchange.keeps(false);
+            }
             return;
         }
         let body = Self {

@@ -128,8 +128,9 @@ impl Driver {
             *waker = Some(cx.waker().clone());
         }
         drop(waker);
-        let stage = &mut *lock(&self.stage);
-        loop {
+        let mut guard = lock(&self.stage);
+        let stage = &mut *guard;
+        let over = loop {
             match stage {
                 Stage::Driven(_) if self.parks.load(Acquire) => stage.strip(),
                 Stage::Driven(_) if self.upgrades.load(Acquire) => {
@@ -148,20 +149,24 @@ impl Driver {
                 }
                 Stage::Upgradeable(connection) => {
                     note(ready!(connection.as_mut().poll(cx)));
-                    *stage = Stage::Over;
+                    break stage.take();
                 }
                 Stage::Parked(io) => {
                     let mut byte = [0];
                     let _ = ready!(Pin::new(io.inner_mut()).poll_read(cx, &mut ReadBuf::new(&mut byte)));
-                    *stage = Stage::Over;
+                    break stage.take();
                 }
                 Stage::Closing(io) => {
                     let _ = ready!(Pin::new(io.inner_mut()).poll_shutdown(cx));
-                    *stage = Stage::Over;
+                    break stage.take();
                 }
-                Stage::Over => return Poll::Ready(()),
+                Stage::Over => break Stage::Over,
             }
-        }
+        };
+        drop(guard);
+        // With its socket it gives back its slot, for which the pool is locked.
+        drop(over);
+        Poll::Ready(())
     }
 
     fn wake(&self) {

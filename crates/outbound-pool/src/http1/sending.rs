@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, HOST},
     uri::PathAndQuery,
 };
@@ -51,7 +51,7 @@ pub(crate) struct Sending {
 pub(crate) struct Broken {
     lease: Exclusive,
     call: Box<Call>,
-    error: hyper::Error,
+    error: BoxError,
     /// The request, if hyper has not even begun with it.
     returned: Option<Request<Upload>>,
     /// See [`Sending`].
@@ -127,6 +127,14 @@ impl Sending {
         mem::replace(&mut call.request, kept)
     }
 
+    /// Whether the head exceeds what is allowed. It may have come whole, in one read with the beginning of its body.
+    fn is_too_large(&self, head: &Response<Incoming>) -> Option<HeadTooLarge> {
+        let lease = self.lease.as_ref()?;
+        let limit = lease.wire.max_head();
+        let read = lease.exchange.as_ref()?.bytes_in() - self.bytes_in;
+        (read > limit as u64 && head_size(head.headers()) > limit).then_some(HeadTooLarge { limit })
+    }
+
     fn answered(&mut self, mut head: Response<Incoming>) -> Response<Body> {
         let (Some(mut lease), Some(call)) = (self.lease.take(), self.call.take()) else {
             unreachable!("{OVER}")
@@ -152,9 +160,10 @@ impl Sending {
         head.map(|incoming| http1::Body::new(incoming, lease, reusable).into())
     }
 
-    fn broken(&mut self, error: hyper::Error, returned: Option<Request<Upload>>) -> Box<Broken> {
+    fn broken(&mut self, error: impl Into<BoxError>, returned: Option<Request<Upload>>) -> Box<Broken> {
         let (Some(lease), Some(call)) = (self.lease.take(), self.call.take()) else { unreachable!("{OVER}") };
         let Self { is_kept, has_body, bytes_in, .. } = *self;
+        let error = error.into();
         Box::new(Broken { lease, call, error, returned, is_kept, has_body, bytes_in })
     }
 }
@@ -174,13 +183,23 @@ impl Future for Sending {
             this.lease.as_mut().expect(OVER).send(request);
         }
         Poll::Ready(match ready!(this.lease.as_mut().expect(OVER).poll_response(cx)) {
-            Ok(head) => Ok(this.answered(head)),
+            Ok(head) => match this.is_too_large(&head) {
+                None => Ok(this.answered(head)),
+                Some(error) => Err(this.broken(error, None)),
+            },
             Err(mut failed) => {
                 let returned = failed.take_message();
                 Err(this.broken(failed.into_error(), returned))
             }
         })
     }
+}
+
+/// Of a response's head with these fields, as it is commonly written.
+fn head_size(headers: &HeaderMap) -> usize {
+    let line =
+        |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + ": \r\n".len();
+    "HTTP/1.1 200 OK\r\n\r\n".len() + headers.iter().map(line).sum::<usize>()
 }
 
 const OVER: &str = "polled after it had ended";
@@ -215,7 +234,7 @@ impl Broken {
             }
         }
         let origin = &call.origin;
-        tracing::debug!(%origin, error = &error as &dyn Error, "the idle connection was closed: sending again");
+        tracing::debug!(%origin, error = &*error as &dyn Error, "the idle connection was closed: sending again");
         // It goes on with the same record: what was written once stays written.
         (call.exchange, call.is_second) = (Some(exchange), true);
         Ok((call, slot))
@@ -233,10 +252,10 @@ impl Broken {
     }
 }
 
-fn failed(exchange: &Exchange, error: hyper::Error, is_silent: bool) -> BoxError {
-    let kind = match Failure::of(&error).kind() {
+fn failed(exchange: &Exchange, error: BoxError, is_silent: bool) -> BoxError {
+    let kind = match Failure::of(&*error).kind() {
         Kind::Closed if !is_silent => Kind::Truncated,
-        _ if find::<HeadTooLarge>(&error).is_some() => Kind::TooLarge,
+        _ if find::<HeadTooLarge>(&*error).is_some() => Kind::TooLarge,
         Kind::Canceled | Kind::Other => Kind::Closed,
         kind => kind,
     };
@@ -261,9 +280,11 @@ fn prepare(request: &mut Request<Upload>, host: &HeaderValue, forwarding: Option
     if request.version() != Version::HTTP_10 {
         *request.version_mut() = Version::HTTP_11;
     }
-    if let Some(forwarding) = forwarding.filter(|_| request.method() != Method::CONNECT) {
+    if let Some(forwarding) = forwarding {
         forwarding.prepare(request);
-    } else if request.uri().authority().is_some() {
+    }
+    let is_absolute = forwarding.is_some() && request.method() != Method::CONNECT;
+    if !is_absolute && request.uri().authority().is_some() {
         let parts = mem::take(request.uri_mut()).into_parts();
         *request.uri_mut() = match (request.method(), parts.authority) {
             (&Method::CONNECT, Some(authority)) => without_userinfo(&authority),

@@ -45,6 +45,11 @@ impl Wire {
         Self { current: Mutex::default(), max_head }
     }
 
+    /// Bytes that a response head may have.
+    pub(crate) fn max_head(&self) -> usize {
+        self.max_head
+    }
+
     /// This connection carries `exchange` from now on.
     pub(crate) fn begin(&self, exchange: Exchange, has_body: bool) {
         let base = exchange.bytes_out();
@@ -110,7 +115,7 @@ impl Meter for Wire {
     }
 
     /// hyper takes any number of interim responses, without ever turning back to the runtime when they come fast enough; so this is where
-    /// that ends. (It may read the whole of a response before the caller has seen its head: only what comes on top is too much.)
+    /// that ends. (It may read the whole of a response before the caller has seen its head: only what comes on top is too much here.)
     fn read(&self, bytes: usize) -> io::Result<()> {
         let current = self.lock();
         let Some(exchange) = &current.exchange else { return Ok(()) };

@@ -34,7 +34,7 @@ use crate::{
 /// When the last handle goes, the connection is closed.
 pub(crate) struct Http2 {
     sender: SendRequest<Bytes>,
-    established: Arc<Established>,
+    pub(crate) established: Arc<Established>,
     liveness: Option<Liveness>,
     pub(super) traffic: Arc<Traffic>,
     /// How many streams the peer allows now.
@@ -75,7 +75,7 @@ impl Http2 {
     /// Speaks HTTP/2 over what was dialed, waits until the peer has said how many streams it allows, and starts to drive it.
     pub(crate) async fn open<T>(
         io: T,
-        established: Arc<Established>,
+        established: impl FnOnce() -> Arc<Established>,
         described: Described,
         slot: &Arc<Slot>,
         (http, keeper): (Http, &Arc<Keeper>),
@@ -106,7 +106,7 @@ impl Http2 {
         let (orders, received) = mpsc::unbounded_channel();
         let handle = Arc::new(Self {
             sender: sender.clone(),
-            established,
+            established: established(),
             liveness: described.liveness,
             traffic,
             room: AtomicUsize::new(connection.max_concurrent_send_streams()),

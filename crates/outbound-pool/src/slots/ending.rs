@@ -66,12 +66,13 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
     }
 
     /// Whether the last socket is closed; else `waker` is woken then.
-    pub(super) fn poll_closed(&mut self, waker: &Waker) -> bool {
+    pub(super) fn poll_closed(&mut self, waker: &mut Option<Waker>) -> bool {
         if self.is_empty() {
             return true;
         }
-        if !self.closers.iter().any(|kept| kept.will_wake(waker)) {
-            self.closers.push(waker.clone());
+        let is_kept = |waker: &Waker| self.closers.iter().any(|kept| kept.will_wake(waker));
+        if !waker.as_ref().is_some_and(is_kept) {
+            self.closers.extend(waker.take());
         }
         false
     }

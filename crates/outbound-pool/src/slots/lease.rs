@@ -70,6 +70,11 @@ impl<K: Clone + Eq + Hash, C: Share> Slot<K, C> {
         &self.slots
     }
 
+    /// Nobody waits for its dial any more, or ever did.
+    pub(crate) fn spare(&self) {
+        self.slots.with(|state, _| state.spare(self.id()));
+    }
+
     /// The dial has succeeded: `connection` is in use from now on, by the request that holds `ticket`.
     pub(crate) fn lease(&self, connection: C, ticket: Ticket, site: Option<CallSite>) -> Lease<K, C> {
         let used = Use { since: Instant::now(), site };
@@ -209,15 +214,15 @@ impl<K: Clone + Eq + Hash, C: Share> Waiting<K, C> {
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Turn<K, C>> {
-        let polled = self.slots.with(|state, _| state.poll(self.waiter, cx.waker()));
-        // A waker that was replaced is dropped here, outside the lock.
-        match polled {
+        // A waker is user code: it is cloned outside the lock, and what is left then of it or of the one before is dropped there.
+        let mut waker = Some(cx.waker().clone());
+        match self.slots.with(|state, _| state.poll(self.waiter, &mut waker)) {
             Polled::Granted(Grant::Reuse(reuse)) => {
                 Poll::Ready(Turn::Reuse(Lease::new(self.slots.clone(), self.ticket, reuse)))
             }
             Polled::Granted(Grant::Dial(id)) => Poll::Ready(Turn::Dial(Slot::new(self.slots.clone(), id))),
             Polled::Closed => Poll::Ready(Turn::Closed),
-            Polled::Pending(_replaced) => Poll::Pending,
+            Polled::Pending => Poll::Pending,
         }
     }
 

@@ -35,7 +35,7 @@ use std::{
     fmt,
     hash::Hash,
     sync::{Arc, OnceLock},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use outbound_core::Holders;
@@ -100,9 +100,9 @@ impl<K: Clone + Eq + Hash, C: Share> Slots<K, C> {
 
     /// Waits until the last socket is closed.
     pub(crate) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        // A waker is user code: it is dropped outside the lock.
-        let waker: &Waker = cx.waker();
-        match self.with(|state, _| state.poll_closed(waker)) {
+        // A waker is user code: it is cloned and dropped outside the lock.
+        let mut waker = Some(cx.waker().clone());
+        match self.with(|state, _| state.poll_closed(&mut waker)) {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }

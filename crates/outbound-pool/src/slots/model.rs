@@ -1,11 +1,11 @@
 //! The machine against its invariants: random moves (proptest), and every interleaving of a few threads (loom).
 
-use std::time::Duration;
 #[cfg(not(outbound_loom))]
 use std::{
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
     task::Wake,
 };
+use std::{task::Waker, time::Duration};
 
 #[cfg(outbound_loom)]
 use outbound_core::Origin;

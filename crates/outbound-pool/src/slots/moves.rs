@@ -204,7 +204,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
             serial,
             stage: Stage::Dialing,
             links: Links::default(),
-            granted: 0,
+            granted: 1,
             retires: None,
             why: None,
             asked_to_park: false,

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     hash::Hash,
+    mem,
     task::Waker,
     time::{Duration, SystemTime},
 };
@@ -114,7 +115,7 @@ pub(super) struct Record<C> {
     pub(super) serial: u64,
     pub(super) stage: Stage<C>,
     pub(super) links: Links,
-    /// Exchanges that it has been given to.
+    /// Exchanges that it has been given to: at first the one that it is dialed for.
     pub(super) granted: u64,
     /// When it has lived long enough.
     pub(super) retires: Option<Instant>,
@@ -341,8 +342,8 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         Err(Refusal::Full { limit, waiting: self.undialed })
     }
 
-    /// What the waiter has been granted; else its waker is kept, and the one it replaces returned to be dropped outside the lock.
-    pub(super) fn poll(&mut self, waiter: usize, waker: &Waker) -> Polled<C> {
+    /// What the waiter has been granted; else `waker` is kept, in exchange for the one before, unless they are the same.
+    pub(super) fn poll(&mut self, waiter: usize, waker: &mut Option<Waker>) -> Polled<C> {
         if self.closed {
             return Polled::Closed;
         }
@@ -350,10 +351,10 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         if let Some(grant) = waiter.grant.take() {
             return Polled::Granted(grant);
         }
-        match &waiter.waker {
-            Some(kept) if kept.will_wake(waker) => Polled::Pending(None),
-            _ => Polled::Pending(waiter.waker.replace(waker.clone())),
+        if !matches!((&waiter.waker, &*waker), (Some(kept), Some(waker)) if kept.will_wake(waker)) {
+            mem::swap(&mut waiter.waker, waker);
         }
+        Polled::Pending
     }
 
     /// The connection the waiter was handed is dead: it takes another that can be used by now, or its old place again.
@@ -412,6 +413,13 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         reserved
     }
 
+    /// Nobody waits for this dial any more, or ever did: its first exchange is whichever comes.
+    pub(super) fn spare(&mut self, id: RecordId) {
+        if self.is_current(id) {
+            self.records[id.index].granted = 0;
+        }
+    }
+
     /// The dial of this record has succeeded, for one exchange at a time.
     pub(super) fn activate(&mut self, id: RecordId, used: Use, fx: &mut Effects<K, C>) {
         if self.is_current(id) {
@@ -450,7 +458,6 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         self.totals.opened += 1;
         let lifetime = self.limits.jittered_lifetime(id.serial);
         let record = &mut self.records[id.index];
-        record.granted = 1;
         record.retires = lifetime.and_then(|lifetime| now.checked_add(lifetime));
         self.lifetimes.extend(record.retires.map(|retires| (retires, id)));
         self.hosts[record.host].nature = nature;
@@ -478,7 +485,9 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         if !self.is_current(id) {
             return Some(connection);
         }
-        self.tell(id, || What::Returned, fx);
+        if self.records[id.index].granted > 0 {
+            self.tell(id, || What::Returned, fx);
+        }
         if let Stage::Shared { .. } = self.records[id.index].stage {
             self.release_stream(id.index, now, fx);
             return Some(connection);
@@ -566,7 +575,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
         if let Some(retires) = record.retires.take() {
             self.lifetimes.remove(&(retires, id));
         }
-        (record.serial, record.granted, record.why) = (serial, 0, None);
+        (record.serial, record.granted, record.why) = (serial, 1, None);
         let id = RecordId { index: id.index, serial };
         self.totals.dialed += 1;
         self.tell(id, || What::Dialing, fx);
@@ -593,8 +602,7 @@ impl<K: Clone + Eq + Hash, C: Share> State<K, C> {
 /// What polling a waiter gives.
 pub(super) enum Polled<C> {
     Granted(Grant<C>),
-    /// With the waker that was replaced.
-    Pending(Option<Waker>),
+    Pending,
     Closed,
 }
 

@@ -7,7 +7,7 @@ use http::{
     HeaderName, HeaderValue, Uri,
     header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
 };
-use outbound_core::BoxError;
+use outbound_core::{BoxError, Construction};
 use outbound_guard::LeakGuardLayer;
 use outbound_pool::{
     InvalidConfig,
@@ -82,7 +82,7 @@ impl ClientBuilder {
         self
     }
 
-    /// A header field of each request that has none of that name. `Authorization`, `Cookie` and `Proxy-Authorization` are marked
+    /// A header field of each request that has none of that name, in place of any default of that name. `Authorization`, `Cookie` and `Proxy-Authorization` are marked
     /// sensitive, as a [`secret_header`](Self::secret_header) is.
     pub fn default_header<N, V>(self, name: N, value: V) -> Self
     where
@@ -137,7 +137,9 @@ impl ClientBuilder {
 /// [`Duration::MAX`] is no limit. None may be zero.
 impl ClientBuilder {
     settings! {
-        /// The whole call: redirects, retries, backoff, waiting for turns and connections, and the response body.
+        /// The whole call: redirects, retries, backoff, waiting for turns and connections, and the response body. It begins when the
+        /// request is ready: what [`json_owned`](crate::RequestBuilder::json_owned) encodes before counts towards the call's own
+        /// [`deadline`](crate::RequestBuilder::deadline) alone.
         total_timeout: Duration,
         /// From an attempt having been sent to the head of its response; interim responses (1xx) do not prolong it.
         head_timeout: Duration,
@@ -198,7 +200,8 @@ impl ClientBuilder {
         self
     }
 
-    /// What counts as a leak, and who is told.
+    /// What counts as a leak, and who is told. (`reclaim_after` is not for a client, whose bodies are not boxed: it is for a stack of one's
+    /// own.)
     pub fn leak_guard(mut self, guard: outbound_guard::Builder) -> Self {
         self.leak_guard = Some(guard);
         self
@@ -219,8 +222,9 @@ impl ClientBuilder {
         /// The longest `Retry-After` that is waited for; with a longer one the answer is the caller's at once.
         retry_after_cap: Duration,
         /// How many redirects are followed. None of them takes credentials to another origin: neither `Authorization`, `Cookie` and
-        /// `Proxy-Authorization` nor any header that is marked sensitive, and nor a body. None leads from https to http. What is
-        /// not followed is the caller's, as it came.
+        /// `Proxy-Authorization` nor any header that is marked sensitive; nor a `Host` of the caller's. One that would take a body
+        /// there, or a method that is not safe, is not followed, and none from https to http. What is not followed is the
+        /// caller's, as it came.
         redirects: usize,
         /// Whether compressed responses are asked for, and decompressed: gzip, deflate and Brotli.
         decompression: bool,
@@ -245,7 +249,7 @@ impl ClientBuilder {
     }
 
     /// How many attempts may be under way at once, over all hosts, from their start to the end of their response body: a number, or a
-    /// [limit that is learnt](Concurrency::adaptive).
+    /// [limit that is learnt](Concurrency::adaptive). Not zero.
     pub fn concurrency(mut self, concurrency: impl Into<Concurrency>) -> Self {
         self.concurrency = Some(concurrency.into());
         self
@@ -264,7 +268,7 @@ impl ClientBuilder {
         if let Some(invalid) = self.invalid {
             return Err(invalid);
         }
-        self.settings.check()?;
+        self.settings.check(self.concurrency.as_ref().and_then(Concurrency::fixed))?;
         let description = Description::new(&self);
         for contradiction in description.contradictions() {
             tracing::warn!("client: {contradiction}");
@@ -275,7 +279,7 @@ impl ClientBuilder {
         let through = Proxy::new(to_proxy, self.proxy.unwrap_or_else(Matcher::from_env));
         let connector = Tls::new(through, tls).protocols(settings.protocols);
         let connector = Connector(self.telling.of_connections(connector));
-        let pool = settings.pool().build(connector);
+        let pool = Construction::parts(|| settings.pool().build(connector));
         let pool = pool.map_err(|error| InvalidClient::new(about(&error), error))?;
         let (guard, leaks) = self.leak_guard.unwrap_or_else(LeakGuardLayer::builder).pair();
         let guarded = guard.layer(pool.clone());
@@ -304,7 +308,10 @@ impl ClientBuilder {
         };
         let timed = DeadlineLayer::new(settings.total_timeout).layer(redirected);
         let stack = WithDefaults::new(timed, self.defaults);
-        let about = About { description, total: settings.total_timeout, _watches: watches };
+        let about =
+            About { description, total: settings.total_timeout, _handle: leaks.client(), _watches: watches };
+        // Now that there is a guard which hears it, if it is the only one.
+        Construction::announce("client");
         Ok(Client { stack, pool, leaks, about: about.into() })
     }
 

@@ -121,9 +121,14 @@ impl Base {
         is_plain.then_some(Self { origin: Origin::of(&url).ok()?, url, path })
     }
 
+    pub(crate) fn is_https(&self) -> bool {
+        self.origin.is_https()
+    }
+
     fn join(&self, relative: &Uri) -> Result<Uri, InvalidRequest> {
         let path = match relative.path_and_query() {
-            Some(path) if self.path.is_empty() => path.clone(),
+            // `*` is the server as a whole (RFC 9110, 7.1).
+            Some(path) if self.path.is_empty() || path == "*" => path.clone(),
             Some(path) => PathAndQuery::from_maybe_shared(format!("{}{path}", self.path)).map_err(invalid)?,
             // `items` alone is an authority.
             None => {

@@ -41,7 +41,8 @@ pub enum Contradiction {
         /// The total.
         total: Duration,
     },
-    /// If each attempt takes as long as it may, the last ones are cut short, or not made.
+    /// If each attempt waits for its head for as long as it may, the last ones are cut short, or not made. This counts the heads
+    /// alone: what comes before (a turn, a connection, sending) and between (backoff) comes on top.
     AttemptsDoNotFit {
         /// How many are allowed.
         attempts: u32,
@@ -55,11 +56,15 @@ pub enum Contradiction {
     MorePermitsThanConnections {
         /// The permits.
         concurrency: usize,
+        /// Which limit is lower: that of the host, if there is a base URL.
+        setting: &'static str,
         /// The connections that all of them share over HTTP/1.1.
         connections: usize,
     },
     /// Of the connections that may be open to a host, some may not be kept: under full load they are opened anew for every call.
     FewerIdleThanOpen {
+        /// Which limit is too low.
+        setting: &'static str,
         /// How many are kept.
         idle: usize,
         /// How many may be open.
@@ -69,17 +74,18 @@ pub enum Contradiction {
 
 impl Description {
     pub(crate) fn new(builder: &ClientBuilder) -> Self {
-        let ClientBuilder { settings, concurrency, .. } = builder;
+        let settings = &builder.settings;
         let redirects = u64::try_from(settings.redirects).unwrap_or(u64::MAX);
         Self {
             layers: layers(builder),
             attempts: u64::from(settings.max_attempts).saturating_mul(redirects.saturating_add(1)),
             time: Some(settings.total_timeout).filter(|&total| total < Duration::MAX),
-            contradictions: contradictions(settings, concurrency.as_ref()).collect(),
+            contradictions: contradictions(builder).collect(),
         }
     }
 
-    /// How many requests a call sends at the worst: its attempts, and those of each redirect.
+    /// How many attempts a call makes at the worst: its own, and those of each redirect. The pool may send the request of each again, if
+    /// its connection died, or the server said that it was not processed: [`outbound_pool`].
     pub fn attempts(&self) -> u64 {
         self.attempts
     }
@@ -170,12 +176,10 @@ fn layers(builder: &ClientBuilder) -> Vec<(&'static str, String)> {
     layers
 }
 
-fn contradictions<'a>(
-    settings: &'a Settings,
-    concurrency: Option<&Concurrency>,
-) -> impl Iterator<Item = Contradiction> + use<'a> {
+fn contradictions(builder: &ClientBuilder) -> impl Iterator<Item = Contradiction> + use<> {
+    let ClientBuilder { settings, concurrency, defaults, .. } = builder;
     let Settings { total_timeout: total, head_timeout: head, max_attempts: attempts, .. } = *settings;
-    let (connections, open) = (settings.max_connections, settings.per_host());
+    let open = settings.per_host();
     let timeouts =
         settings.timeouts().into_iter().skip(1).chain([("retry_after_cap", settings.retry_after_cap)]);
     let never = timeouts
@@ -184,13 +188,24 @@ fn contradictions<'a>(
     let unfit = (head < total && head.saturating_mul(attempts) > total)
         .then_some(Contradiction::AttemptsDoNotFit { attempts, head, total });
     // HTTP/2 carries many calls over one.
-    let shared = settings.protocols == Protocols::Http2 && settings.http2_prior_knowledge;
-    let permits = concurrency.and_then(Concurrency::fixed);
+    let (over_tls, plain) = (settings.protocols == Protocols::Http2, settings.http2_prior_knowledge);
+    let (setting, connections, shared) = match &defaults.base {
+        None => ("max_connections", settings.max_connections, over_tls && plain),
+        Some(base) if base.is_https() => ("max_connections_per_host", open, over_tls),
+        Some(_) => ("max_connections_per_host", open, plain),
+    };
+    let permits = concurrency.as_ref().and_then(Concurrency::fixed);
     let permits = permits.filter(|&permits| permits > connections && !shared);
-    let permits =
-        permits.map(|concurrency| Contradiction::MorePermitsThanConnections { concurrency, connections });
-    let idle = settings.max_idle_per_host.filter(|&idle| 0 < idle && idle < open);
-    let idle = idle.map(|idle| Contradiction::FewerIdleThanOpen { idle, open });
+    let permits = permits.map(|concurrency| Contradiction::MorePermitsThanConnections {
+        concurrency,
+        setting,
+        connections,
+    });
+    // The pool refuses the first if it is above the second.
+    let idle = [("max_idle_per_host", settings.max_idle_per_host), ("max_idle", settings.max_idle)];
+    let idle = idle.into_iter().find_map(|(setting, idle)| Some((setting, idle?)));
+    let idle = idle.filter(|&(_, idle)| 0 < idle && idle < open);
+    let idle = idle.map(|(setting, idle)| Contradiction::FewerIdleThanOpen { setting, idle, open });
     never.chain(unfit).chain(permits).chain(idle)
 }
 
@@ -199,7 +214,7 @@ impl fmt::Display for Description {
         for (layer, does) in &self.layers {
             writeln!(f, "{layer:14} {does}")?;
         }
-        write!(f, "{:14} {} requests, ", "worst case", self.attempts)?;
+        write!(f, "{:14} {} attempts, ", "worst case", self.attempts)?;
         match self.time {
             Some(time) => write!(f, "{}", Time(time))?,
             None => f.write_str("for ever")?,
@@ -222,14 +237,14 @@ impl fmt::Display for Contradiction {
                 let (head, total) = (Time(head), Time(total));
                 write!(f, "{attempts} attempts of up to {head} do not fit into total_timeout ({total})")
             }
-            Self::MorePermitsThanConnections { concurrency, connections } => write!(
+            Self::MorePermitsThanConnections { concurrency, setting, connections } => write!(
                 f,
-                "concurrency ({concurrency}) is above max_connections ({connections}): permits are held by calls that \
-                 wait for a connection"
+                "concurrency ({concurrency}) is above {setting} ({connections}): over HTTP/1.1 permits are held by \
+                 calls that wait for a connection"
             ),
-            Self::FewerIdleThanOpen { idle, open } => write!(
+            Self::FewerIdleThanOpen { setting, idle, open } => write!(
                 f,
-                "max_idle_per_host ({idle}) is below max_connections_per_host ({open}): under load connections are \
+                "{setting} ({idle}) is below max_connections_per_host ({open}): under load connections are \
                  opened anew again and again"
             ),
         }

@@ -158,7 +158,7 @@ use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body::{Frame, SizeHint};
 use outbound_core::{BoxError, OnEnd};
-use outbound_guard::{GuardedBody, LeakDetector, LeakGuard};
+use outbound_guard::{ClientHandle, GuardedBody, LeakDetector, LeakGuard};
 use outbound_pool::{
     Pool,
     connect::{Proxy, Tcp, Tls},
@@ -204,6 +204,8 @@ struct About {
     description: Description,
     /// What a call may take, and so the end of all calls.
     total: Duration,
+    /// It goes with the last clone of the client, and not with what a call keeps of the stack.
+    _handle: ClientHandle,
     _watches: Watches,
 }
 
@@ -263,7 +265,8 @@ impl Client {
     /// Sees which responses are held, by which line of code, and what has leaked so far; fails a test that leaves one open.
     ///
     /// A client whose last clone is dropped while response bodies are still out is a leak as well: it says so, and names the
-    /// lines that made those calls.
+    /// lines that made those calls. (`Leak::Forgotten` is told of no client, for each open call of it keeps the detector, and may well
+    /// outlive it; what nobody will ever poll again is `Leak::Held`, or shows here by its age.)
     pub fn leaks(&self) -> &LeakDetector {
         &self.leaks
     }

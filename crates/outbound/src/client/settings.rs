@@ -80,15 +80,14 @@ impl Settings {
         self.max_connections_per_host.unwrap_or(128.min(self.max_connections))
     }
 
-    /// What the pool does not check itself.
-    pub(crate) fn check(&self) -> Result<(), InvalidClient> {
-        if let Some((name, _)) = self.timeouts().into_iter().find(|(_, timeout)| timeout.is_zero()) {
-            return Err(InvalidClient::new(name, "it is zero: no call could pass"));
+    /// What the pool does not check itself; `permits` are those of the limit, if their number is fixed.
+    pub(crate) fn check(&self, permits: Option<usize>) -> Result<(), InvalidClient> {
+        let timeouts = self.timeouts().map(|(setting, timeout)| (setting, timeout.is_zero()));
+        let numbers = [("max_attempts", self.max_attempts == 0), ("concurrency", permits == Some(0))];
+        match timeouts.into_iter().chain(numbers).find(|&(_, is_zero)| is_zero) {
+            Some((setting, _)) => Err(InvalidClient::new(setting, "it is zero: no call could pass")),
+            None => Ok(()),
         }
-        if self.max_attempts == 0 {
-            return Err(InvalidClient::new("max_attempts", "it is zero: no call could pass"));
-        }
-        Ok(())
     }
 
     pub(crate) fn pool(&self) -> Builder {
