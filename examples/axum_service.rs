@@ -12,9 +12,9 @@ use axum::{
 };
 use bytes::Bytes;
 use clap::Parser;
-use http::{Request, Response, StatusCode};
-use opentelemetry::metrics::MeterProvider;
-use opentelemetry_sdk::metrics::SdkMeterProvider;
+use http::{HeaderMap, Request, Response, StatusCode};
+use opentelemetry::{global::set_text_map_propagator, metrics::MeterProvider};
+use opentelemetry_sdk::{metrics::SdkMeterProvider, propagation::TraceContextPropagator};
 use outbound::{
     Body, BoxError, Client, ClientExt, LeakGuardLayer, Pool, ResponseExt, ServiceBuilderExt, TelemetryLayer,
     UrlTemplate,
@@ -22,9 +22,7 @@ use outbound::{
     limit::{ConcurrencyLimitLayer, Limiter},
     pool::connect::{Matcher, Tcp},
     retry::{Budget, Ratio, RetryLayer, Standard},
-    telemetry::{
-        ConnectionsLayer, RemoteContextLayer, Telemetry, watch_budget, watch_guard, watch_limit, watch_pool,
-    },
+    telemetry::{ConnectionsLayer, RemoteContextLayer, watch_budget, watch_guard, watch_limit, watch_pool},
 };
 use prometheus::{Registry, TextEncoder};
 use tokio::{net::TcpListener, task::JoinSet};
@@ -40,10 +38,10 @@ struct Options {
     listen: SocketAddr,
 }
 
-/// The preset. A layer around it sees calls, each with all its attempts.
-type Users = Telemetry<Client>;
+/// The preset, which tells of all that it is by one setting.
+type Users = Client;
 
-/// A stack spelled out. A layer within sees attempts.
+/// A stack spelled out, whose parts are told of one by one.
 type Prices = BoxCloneSyncService<Request<Body>, Response<axum::body::Body>, BoxError>;
 
 /// The state of the router: one client for each upstream and the whole process, of which each handler has a clone.
@@ -64,8 +62,11 @@ async fn main() -> Result<(), BoxError> {
     let meters = SdkMeterProvider::builder().with_reader(exporter).build();
     let meter = meters.meter("axum_service");
 
+    // What `RemoteContextLayer` reads, and `TelemetryLayer` writes: without it there is no trace to go on with.
+    set_text_map_propagator(TraceContextPropagator::new());
     let telemetry = TelemetryLayer::new(&meter);
-    let client = Client::builder().proxy(Matcher::builder().build()).build()?;
+    let client =
+        Client::builder().proxy(Matcher::builder().build()).telemetry("users", telemetry.clone()).build()?;
 
     let pool = Pool::builder().max_connections(50).build(ConnectionsLayer::new(&meter).layer(Tcp::new()))?;
     let (limiter, budget) = (Limiter::new(64), Budget::new(Ratio::default().floor(1)));
@@ -74,19 +75,19 @@ async fn main() -> Result<(), BoxError> {
         .map_response(|response: Response<_>| response.map(axum::body::Body::new))
         .deadline(Duration::from_secs(30))
         .layer(RetryLayer::new(Standard::default()).budget(budget.clone()))
-        .layer(telemetry.clone())
+        .layer(telemetry)
         .layer(ConcurrencyLimitLayer::new(limiter.clone()).witness(leaks.witness()))
         .attempt_timeout(Duration::from_secs(5))
         .layer(guard)
         .service(pool.clone());
     let _watches = (
-        (watch_pool(&meter, "users", client.pool()), watch_guard(&meter, "users", client.leaks())),
-        (watch_pool(&meter, "prices", &pool), watch_guard(&meter, "prices", &leaks)),
+        watch_pool(&meter, "prices", &pool),
+        watch_guard(&meter, "prices", &leaks),
         watch_limit(&meter, "prices", move || limiter.stats()),
         watch_budget(&meter, "prices", &budget),
     );
 
-    let app = App { users: (telemetry.layer(client), users), prices: (Prices::new(stack), prices), metrics };
+    let app = App { users: (client, users), prices: (Prices::new(stack), prices), metrics };
     let app = Router::new()
         .route("/users/{id}", get(user))
         .route("/prices/{id}", get(price))
@@ -143,12 +144,13 @@ impl FromRef<App> for Prices {
     }
 }
 
-/// An upstream that answers.
+/// An upstream that answers, and says which trace the call belongs to.
 async fn users() -> Result<SocketAddr, BoxError> {
-    upstream(
-        Router::new().route("/users/{id}", get(|Path(id): Path<u32>| async move { format!("user {id}\n") })),
-    )
-    .await
+    let user = |Path(id): Path<u32>, headers: HeaderMap| async move {
+        let parent = headers.get("traceparent").and_then(|parent| parent.to_str().ok()).unwrap_or("no trace");
+        format!("user {id}, {parent}\n")
+    };
+    upstream(Router::new().route("/users/{id}", get(user))).await
 }
 
 /// An upstream that does not.
@@ -168,7 +170,7 @@ async fn demonstrate(address: SocketAddr) -> Result<(), BoxError> {
     let caller = Pool::builder().build(Tcp::new())?;
     let mut calls = JoinSet::new();
     for (id, path) in (0..50).flat_map(|id| [(id, "users"), (id, "prices")]) {
-        let call = caller.get(format!("http://{address}/{path}/{id}")).send();
+        let call = caller.get(format!("http://{address}/{path}/{id}")).header("traceparent", TRACE).send();
         calls.spawn(async move {
             let response = call.await?;
             Ok::<_, BoxError>((path, response.status(), response.text().await?))
@@ -178,6 +180,7 @@ async fn demonstrate(address: SocketAddr) -> Result<(), BoxError> {
     while let Some(answered) = calls.join_next().await {
         let (path, status, text) = answered??;
         assert!(!text.contains("127.0.0.1") && !text.contains("secret"), "nothing of ours: {text}");
+        assert_eq!(text.contains(TRACE), path == "users", "the caller's trace goes on: {text}");
         let count = seen.entry((path, status.as_u16())).or_default();
         if *count == 0 {
             println!("\n/{path}: {status}\n{}", text.trim_end());
@@ -192,7 +195,8 @@ async fn demonstrate(address: SocketAddr) -> Result<(), BoxError> {
     let page = caller.get(format!("http://{address}/metrics")).send().await?.text().await?;
     let told = |words: &[&str]| -> f64 {
         let of = |line: &&str| words.iter().all(|word| line.contains(word));
-        page.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        let numbers = page.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        numbers.reduce(|sum, number| sum + number).unwrap_or_else(|| panic!("nothing is told of {words:?}"))
     };
     println!();
     for name in ["http_client_request_duration_seconds_count", "http_client_open_connections", "outbound_"] {
@@ -213,3 +217,6 @@ async fn demonstrate(address: SocketAddr) -> Result<(), BoxError> {
     assert!(!page.contains("secret"));
     Ok(())
 }
+
+/// What a caller says of its trace (W3C Trace Context).
+const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

@@ -11,9 +11,14 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
+use opentelemetry::metrics::MeterProvider;
+use opentelemetry_sdk::metrics::{
+    InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
+    data::{AggregatedMetrics, MetricData},
+};
 use outbound::{
-    BoxError, ConcurrencyLimitLayer, DeadlineLayer, Elapsed, LeakGuardLayer, RetryLayer, TimeoutLayer, find,
-    guard::Leak,
+    BoxError, ConcurrencyLimitLayer, DeadlineLayer, Elapsed, Exchange, LeakGuardLayer, Phase, RetryLayer,
+    TelemetryLayer, TimeoutLayer, find, guard::Leak,
 };
 use tokio::time::{Instant, sleep};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
@@ -120,6 +125,46 @@ async fn timeout_inside_retry_so_that_each_attempt_has_its_own() {
     let (status, took) = outcome(inside, get("/")).await;
     assert_eq!((&*status, took), ("200", 11), "the documented order");
     assert_eq!(outcome(outside, get("/")).await, ("head".into(), 10), "the timeout outside retry");
+}
+
+/// *Telemetry outside limit*: of two calls, one has the only permit for 30 ms, and the other waits for it. Inside the limit nobody is seen
+/// to wait.
+#[tokio::test(start_paused = true)]
+async fn telemetry_outside_limit_so_that_queueing_is_measured() {
+    // It says when an attempt has had its turn, as a pool does.
+    let server = service_fn(|request: Request<_>| {
+        Exchange::of(&request).expect("telemetry looks at it").enter(Phase::Send);
+        async {
+            sleep(Duration::from_millis(30)).await;
+            Ok::<_, BoxError>(Response::new(Full::<Bytes>::default()))
+        }
+    });
+    for (order, outside, waited) in
+        [("the documented order", true, 0.03), ("telemetry inside the limit", false, 0.0)]
+    {
+        let metrics = InMemoryMetricExporter::default();
+        let meters =
+            SdkMeterProvider::builder().with_reader(PeriodicReader::builder(metrics.clone()).build()).build();
+        let (telemetry, limit) = (TelemetryLayer::new(&meters.meter("test")), ConcurrencyLimitLayer::new(1));
+        if outside {
+            let client = ServiceBuilder::new().layer(telemetry).layer(limit).service(server);
+            tokio::join!(outcome(client.clone(), get("/")), outcome(client, get("/")));
+        } else {
+            let client = ServiceBuilder::new().layer(limit).layer(telemetry).service(server);
+            tokio::join!(outcome(client.clone(), get("/")), outcome(client, get("/")));
+        }
+        meters.force_flush().expect("the exporter is a vector");
+        let told = metrics.get_finished_metrics().expect("the exporter is a vector");
+        let mut told =
+            told.iter().flat_map(|resource| resource.scope_metrics()).flat_map(|scope| scope.metrics());
+        let queue =
+            told.find(|metric| metric.name() == "http.client.request.time_in_queue").expect("measured");
+        let AggregatedMetrics::F64(MetricData::Histogram(queue)) = queue.data() else {
+            panic!("{order}: a histogram")
+        };
+        let [point] = &queue.data_points().collect::<Vec<_>>()[..] else { panic!("{order}: one series") };
+        assert_eq!((point.count(), point.min(), point.max()), (2, Some(0.0), Some(waited)), "{order}");
+    }
 }
 
 /// *Guard inside retry*: it sees who holds what of each attempt. Outside it, it sees a caller who holds a call, and takes the sleep

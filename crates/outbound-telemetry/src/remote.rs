@@ -15,7 +15,7 @@ use tower_service::Service;
 /// current one while it is answered: so that spans made meanwhile are its children, and calls that leave meanwhile go on with its trace.
 ///
 /// It goes around a server's service, outside whatever makes spans there. Only the response future is within the context; a task
-/// that is spawned, or a response body, is not.
+/// that is spawned, or a response body, is not. Until the program has [set a propagator](global::set_text_map_propagator), it does nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RemoteContextLayer;
 

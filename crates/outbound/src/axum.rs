@@ -38,7 +38,8 @@
 //! - **Cancellation** needs nothing: when a caller hangs up, hyper drops the handler, and with it the call that it waits for; the
 //!   connection of that is closed. A task that a handler spawns goes on.
 //! - **Failures**: [`UpstreamFailed`] is any error of a call as a response that tells nothing of it.
-//! - **Traces**: `outbound::telemetry::RemoteContextLayer` around the router, and `TelemetryLayer` in the client.
+//! - **Traces**: `outbound::telemetry::RemoteContextLayer` around the router, `TelemetryLayer` in the client, and a propagator, which
+//!   `opentelemetry::global::set_text_map_propagator` sets for both.
 
 mod deadline;
 mod failed;

@@ -242,6 +242,46 @@ async fn a_client_tells_of_itself() {
     assert_eq!(left, [""; 0]);
 }
 
+/// What a redirect leads to is another path, perhaps another's: it does not go by the template of the first.
+#[tokio::test]
+async fn a_redirect_that_is_followed_has_a_url_of_its_own() {
+    let ends = |script: Script| {
+        script.exchange(Answer::new(503, "busy")).exchange(Answer::new(200, "hello")).stall()
+    };
+    for name in ["the same origin", "another"] {
+        let told = Told::new();
+        let elsewhere = Hostile::new(ends(Script::new())).start();
+        let moved = |to: &str| Script::new().exchange(Answer::new(302, "").header("location", to));
+        let script = match name {
+            "another" => moved(&elsewhere.uri("/items/7").to_string()).stall(),
+            _ => ends(moved("/items/7")),
+        };
+        let upstream = Hostile::new(script).start();
+        let client = Client::builder()
+            .proxy(Matcher::builder().build())
+            .redirects(1)
+            .telemetry("users", TelemetryLayer::new(&told.meter()))
+            .build()
+            .unwrap();
+        let get = client.get(upstream.uri("/users/7")).url_template("/users/{id}");
+        assert_eq!(get.send().await.unwrap().text().await.unwrap(), "hello", "{name}");
+        let spans = told.spans();
+        let told: Vec<_> = spans
+            .iter()
+            .map(|span| {
+                let told = |words| span.contains(words);
+                (
+                    span.split(": ").next().unwrap(),
+                    told("url.template=/users/{id}"),
+                    told("http.request.resend_count=1"),
+                )
+            })
+            .collect();
+        let expected = [("GET /users/{id}", true, false), ("GET", false, false), ("GET", false, true)];
+        assert_eq!(told, expected, "{name}: {spans:?}");
+    }
+}
+
 /// A timer of an attempt that this runtime was late to look at is one of the client's stalls.
 #[tokio::test]
 async fn a_client_tells_how_late_its_runtime_was() {

@@ -12,8 +12,6 @@ use http::{
 };
 use outbound_core::{BoxError, CoolingDown, Failure, Kind, Overloaded, Phase, find};
 
-use crate::response::{InvalidBody, StatusError, TooLarge};
-
 /// An outbound call failed: what a handler returns with `?`, and what its caller may know of it.
 ///
 /// | failure | response |
@@ -40,7 +38,7 @@ impl UpstreamFailed {
 
     /// The status of the response.
     pub fn status(&self) -> StatusCode {
-        Answer::to(self.error(), &Failure::of(self.error())).status()
+        Answer::to(&Failure::of(self.error())).status()
     }
 }
 
@@ -59,7 +57,7 @@ impl fmt::Debug for UpstreamFailed {
 impl IntoResponse for UpstreamFailed {
     fn into_response(self) -> Response {
         let failure = Failure::of(self.error());
-        let answer = Answer::to(self.error(), &failure);
+        let answer = Answer::to(&failure);
         let (status, kind) = (answer.status(), failure.kind());
         let phase = failure.phase().map(Phase::as_str);
         tracing::warn!(status = status.as_u16(), %kind, phase, "an outbound call failed");
@@ -85,7 +83,7 @@ enum Answer {
 }
 
 impl Answer {
-    fn to(error: &(dyn Error + 'static), failure: &Failure) -> Self {
+    fn to(failure: &Failure) -> Self {
         match (failure.kind(), failure.phase()) {
             (Kind::Canceled, _) => Self::Nothing,
             (Kind::Overloaded | Kind::Exhausted, _) | (Kind::Timeout, Some(Phase::Acquire)) => {
@@ -105,9 +103,8 @@ impl Answer {
                 | Kind::TooLarge,
                 _,
             ) => Self::BadGateway,
-            // It has no name, but was on its way: there was no such socket, say.
+            // It has no name, but was on its way: there was no such socket, say, or the answer will not do.
             (Kind::Other, Some(phase)) if phase > Phase::Acquire => Self::BadGateway,
-            _ if is_answered(error) => Self::BadGateway,
             _ => Self::Failed,
         }
     }
@@ -138,17 +135,6 @@ impl Answer {
             Self::Nothing => "",
         }
     }
-}
-
-/// Whether a reader of the response found that it cannot be used.
-fn is_answered(error: &(dyn Error + 'static)) -> bool {
-    #[cfg(feature = "client")]
-    if find::<crate::client::Undecodable>(error).is_some() {
-        return true;
-    }
-    find::<StatusError>(error).is_some()
-        || find::<TooLarge>(error).is_some()
-        || find::<InvalidBody>(error).is_some()
 }
 
 /// After how many whole seconds there may be room: rounded up, because before that there is none.

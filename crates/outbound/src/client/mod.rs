@@ -174,7 +174,6 @@ use tower_http::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-pub(crate) use self::undecodable::Undecodable;
 pub use self::{
     builder::{ClientBuilder, InvalidClient},
     describe::{Contradiction, Description},
@@ -185,6 +184,7 @@ use self::{
     limit::Limit,
     redirect::NoCredentials,
     telemetry::{Measured, Told, ToldBody, Watches},
+    undecodable::Undecodable,
 };
 use crate::Body;
 

@@ -5,7 +5,7 @@ use http::{
     header::{AUTHORIZATION, COOKIE, HOST, PROXY_AUTHORIZATION},
 };
 use http_body::Body as _;
-use outbound_core::{CallContext, Origin};
+use outbound_core::{CallContext, Carried, Origin};
 use outbound_retry::BodyFactory;
 use tower_http::follow_redirect::policy::{Action, Attempt, Policy};
 
@@ -23,13 +23,14 @@ use crate::Body;
 #[derive(Clone, Debug)]
 pub(crate) struct NoCredentials {
     left: usize,
+    is_followed: bool,
     is_abroad: bool,
     has_body: bool,
 }
 
 impl NoCredentials {
     pub(crate) fn up_to(redirects: usize) -> Self {
-        Self { left: redirects, is_abroad: false, has_body: false }
+        Self { left: redirects, is_followed: false, is_abroad: false, has_body: false }
     }
 }
 
@@ -45,11 +46,16 @@ impl<E> Policy<Body, E> for NoCredentials {
             return Ok(Action::Stop);
         }
         self.left -= 1;
+        self.is_followed = true;
         self.is_abroad |= crosses;
         Ok(Action::Follow)
     }
 
     fn on_request(&mut self, request: &mut Request<Body>) {
+        if self.is_followed {
+            // It was made of the first URI's path.
+            Carried::on(request).url_template = None;
+        }
         self.has_body = !request.body().is_end_stream();
         if !self.has_body {
             // What was left behind is not to come back with a further attempt.

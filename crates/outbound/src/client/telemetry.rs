@@ -38,7 +38,12 @@ pub(crate) type Watches = Option<(
 impl ClientBuilder {
     /// Tells OpenTelemetry of each attempt, by a span and measurements, of each connection's lifetime, and of what pool, retries, limit and
     /// leak guard have to show: all that [`outbound::telemetry`](crate::telemetry) lists. The gauges have `name` as their `outbound.name`,
-    /// and are there for as long as a clone of the client is.
+    /// and are there for as long as a clone of the client is. Each client wants a name of its own: of two with one name, one hides the other.
+    /// A meter does not give back what it was given, so a client that is built again and again leaves its (empty) gauges with the meter's
+    /// provider each time: build one, and clone it.
+    ///
+    /// A [redirect](Self::redirects) that is followed is a request of its own: its attempts are counted anew, and it has no `url.template`, which is
+    /// the first URI's.
     ///
     /// ```
     /// use outbound::{Client, TelemetryLayer};
