@@ -103,6 +103,9 @@ pub(crate) fn main(options: &Options) {
                 cost.allocations,
                 cost.bytes
             );
+            if options.check && !known.contains_key(&name(peer)) {
+                exceeded.push(format!("{workload}, {}: the baseline does not know it: --update", name(peer)));
+            }
             if let (Some(was), Some(raw)) = (known.get(&name(peer)), known_raw) {
                 let (known_ratio, known_more) =
                     (was.instructions / raw.instructions, was.allocations - raw.allocations);

@@ -172,16 +172,19 @@ fn checkout_text(checkouts: &Section<Vec<Checkout>>) -> String {
 fn revive_text(revived: &Section<Vec<Revived>>) -> String {
     let mut text = String::from(
         "## A parked connection\n\nAn exchange on it, beside one on a warm connection and one that opens its own. Instructions are the client's; what the kernel \
-         does for it shows in the time. The share is of what a new connection costs over a warm one.\n\n\
+         does for it shows in the time. The share is of what a new connection costs over a warm one, where it costs more.\n\n\
          | | instructions | share | system calls | µs | share |\n|---|---:|---:|---:|---:|---:|\n",
     );
     for Revived { on, encrypted, instructions, calls, time } in &revived.measured {
         let alike = || revived.measured.iter().filter(|other| other.encrypted == *encrypted);
         let (Some(warm), Some(new)) = (alike().next(), alike().next_back()) else { continue };
-        let share = |of: fn(&Revived) -> f64, one: f64| (one - of(warm)) / (of(new) - of(warm)) * 100.0;
+        let share = |of: fn(&Revived) -> f64, one: f64| match of(new) - of(warm) {
+            more if more > 0.0 => format!("{:.1} %", (one - of(warm)) / more * 100.0),
+            _ => String::new(),
+        };
         let _ = writeln!(
             text,
-            "| {on}{} | {} | {:.1} % | {calls:.1} | {time:.0} | {:.1} % |",
+            "| {on}{} | {} | {} | {calls:.1} | {time:.0} | {} |",
             if *encrypted { ", TLS" } else { "" },
             grouped(*instructions),
             share(|one| one.instructions, *instructions),
@@ -275,9 +278,9 @@ Made by `.ci/benchmarks`, from [results.json](results.json). Instructions are co
 counts: they hold whatever else the machine does. Times, rates and CPU depend on the load that stands below each table: read the
 ratios.
 
-Raw is `hyper::client::conn` over one connection, without any pool. The whole stack is deadline, retry, limit, timeout, leak guard and
+Raw is `hyper::client::conn` without any pool: a connection for each task over HTTP/1.1, one for all over HTTP/2. The whole stack is deadline, retry, limit, timeout, leak guard and
 pool. tower's three are `Retry`, `ConcurrencyLimit` and `Timeout`; tower-resilience's are its retry, bulkhead and time limiter.
 
-Where a goal is missed, [a profile](profile.md) says why.
+The goals, which of them are met, and why the others are not: [a profile](profile.md).
 
 ";

@@ -29,7 +29,8 @@ pub(crate) fn save(section: &str, measured: &impl Serialize) {
 
 /// What the file has under `section`.
 pub(crate) fn load<T: DeserializeOwned>(section: &str) -> Option<Section<T>> {
-    serde_json::from_value(sections().remove(section)?).ok()
+    let measured = serde_json::from_value(sections().remove(section)?);
+    Some(measured.unwrap_or_else(|error| panic!("{section} is not what it is taken for: {error}")))
 }
 
 /// Where tables and charts are.

@@ -1,4 +1,4 @@
-//! The machine against its invariants: random moves (proptest), and every interleaving of a few threads (loom).
+//! The machine against its invariants and against plain queues: random moves (proptest), and every interleaving of a few threads (loom).
 
 #[cfg(not(outbound_loom))]
 use std::{
@@ -283,6 +283,326 @@ mod random {
             let stats = slots.stats();
             prop_assert!(stats.origins.is_empty(), "cold origins are kept: {stats:?}");
             prop_assert_eq!(stats.waiting, 0);
+        }
+    }
+}
+
+/// Who is given what, against the same said with queues: those who wait, the oldest in front; what is idle, the longest idle in front.
+/// For connections with one exchange at a time, without limits but those on their number.
+#[cfg(not(outbound_loom))]
+mod order {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Host = usize;
+    type Conn = u32;
+
+    const HOSTS: usize = 3;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Given {
+        Nothing,
+        Dial,
+        Reuse(Conn),
+    }
+
+    struct Place {
+        ticket: Ticket,
+        host: Host,
+        /// It has, or has had, leave to dial.
+        may_dial: bool,
+        given: Given,
+        /// How many connections had been handed on when it came.
+        came: usize,
+    }
+
+    struct Queues {
+        total: usize,
+        per_host: usize,
+        line: VecDeque<Place>,
+        idle: VecDeque<(Host, Conn)>,
+        /// Given up, the socket is open.
+        closing: Vec<(Host, Conn)>,
+        /// All that count, of each host.
+        open: [usize; HOSTS],
+        handed_on: usize,
+    }
+
+    impl Queues {
+        /// The one used last.
+        fn take(&mut self, host: Host) -> Option<Conn> {
+            let newest = self.idle.iter().rposition(|(of, _)| *of == host)?;
+            self.idle.remove(newest).map(|(_, connection)| connection)
+        }
+
+        fn wait(&mut self, ticket: Ticket, host: Host) {
+            let came = self.handed_on;
+            self.line.push_back(Place { ticket, host, may_dial: false, given: Given::Nothing, came });
+            self.settle();
+        }
+
+        /// What it is given; with a connection, it goes.
+        fn poll(&mut self, ticket: Ticket) -> Given {
+            let at = self.at(ticket).expect("it waits");
+            let given = std::mem::replace(&mut self.line[at].given, Given::Nothing);
+            if let Given::Reuse(_) = given {
+                self.line.remove(at);
+            }
+            given
+        }
+
+        fn leave(&mut self, ticket: Ticket) {
+            let Some(place) = self.at(ticket).and_then(|at| self.line.remove(at)) else { return };
+            match place.given {
+                Given::Nothing => {}
+                Given::Dial => self.close(place.host),
+                Given::Reuse(connection) => self.release(place.host, connection),
+            }
+        }
+
+        /// To the oldest who waits for this host, even if it dials; unless somebody older, of another host, has been passed over by as
+        /// many as there may be connections.
+        fn release(&mut self, host: Host, connection: Conn) {
+            let waits = |place: &Place| place.host == host && !matches!(place.given, Given::Reuse(_));
+            match self.line.iter().position(waits) {
+                None => self.idle.push_back((host, connection)),
+                Some(at) if self.is_overdue_before(self.line[at].ticket) => {
+                    self.closing.push((host, connection))
+                }
+                Some(at) => {
+                    self.handed_on += 1;
+                    let before = std::mem::replace(&mut self.line[at].given, Given::Reuse(connection));
+                    self.open[host] -= usize::from(before == Given::Dial);
+                }
+            }
+            self.settle();
+        }
+
+        /// A socket, or a dial.
+        fn close(&mut self, host: Host) {
+            self.open[host] -= 1;
+            self.settle();
+        }
+
+        /// Leave to dial for the oldest whose host has room; what has been idle for longest makes room, for as many as could use it.
+        fn settle(&mut self) {
+            while let Some(at) = self.line.iter().position(|place| self.could_dial(place)) {
+                if self.open.iter().sum::<usize>() < self.total {
+                    let place = &mut self.line[at];
+                    (place.may_dial, place.given) = (true, Given::Dial);
+                    self.open[place.host] += 1;
+                } else if !self.idle.is_empty() && self.wanted() > self.closing.len() {
+                    self.closing.extend(self.idle.pop_front());
+                } else {
+                    break;
+                }
+            }
+        }
+
+        fn could_dial(&self, place: &Place) -> bool {
+            !place.may_dial && place.given == Given::Nothing && self.open[place.host] < self.per_host
+        }
+
+        fn wanted(&self) -> usize {
+            let of = |host| {
+                let could = self.line.iter().filter(|place| place.host == host && self.could_dial(place));
+                could.count().min(self.per_host - self.open[host])
+            };
+            (0..HOSTS).map(of).sum()
+        }
+
+        fn is_overdue_before(&self, ticket: Ticket) -> bool {
+            let oldest = self.line.iter().find(|place| self.could_dial(place));
+            self.closing.is_empty()
+                && oldest.is_some_and(|oldest| {
+                    oldest.ticket < ticket && self.handed_on - oldest.came >= self.total
+                })
+        }
+
+        fn at(&self, ticket: Ticket) -> Option<usize> {
+            self.line.iter().position(|place| place.ticket == ticket)
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Move {
+        Ask(Host),
+        Poll(usize),
+        Leave(usize),
+        /// A dial succeeds: whoever began it does not wait any more.
+        Open(usize),
+        /// It fails, and with it the call.
+        Fail(usize),
+        Release(usize),
+        /// A connection is given up.
+        Retire(usize),
+        /// The socket of one that was given up is closed.
+        Close(usize),
+    }
+
+    fn moves() -> impl Strategy<Value = Vec<Move>> {
+        let pick = any::<usize>;
+        let step = prop_oneof![
+            6 => (0..HOSTS).prop_map(Move::Ask),
+            6 => pick().prop_map(Move::Poll),
+            1 => pick().prop_map(Move::Leave),
+            4 => pick().prop_map(Move::Open),
+            1 => pick().prop_map(Move::Fail),
+            6 => pick().prop_map(Move::Release),
+            1 => pick().prop_map(Move::Retire),
+            2 => pick().prop_map(Move::Close),
+        ];
+        proptest::collection::vec(step, 1..200)
+    }
+
+    /// What the outside holds of the machine.
+    struct World {
+        slots: Arc<Slots<Host, Conn>>,
+        waiters: Vec<Waiting<Host, Conn>>,
+        dials: Vec<(Host, Ticket, Slot<Host, Conn>)>,
+        sockets: Vec<(Conn, Slot<Host, Conn>)>,
+        leases: Vec<(Host, Lease<Host, Conn>)>,
+        queues: Queues,
+        next: Conn,
+    }
+
+    impl World {
+        fn step(&mut self, step: Move) {
+            match step {
+                Move::Ask(host) => {
+                    match self.slots.acquire(&host, Ask { nature: Nature::Exclusive, ..ask() }) {
+                        Ok(Acquire::Now(lease)) => {
+                            assert_eq!(Some(*lease), self.queues.take(host), "the one used last");
+                            self.leases.push((host, lease));
+                        }
+                        Ok(Acquire::Later(waiting)) => {
+                            assert_eq!(self.queues.take(host), None, "it need not wait");
+                            self.queues.wait(waiting.ticket(), host);
+                            self.waiters.push(waiting);
+                        }
+                        Err(refusal) => panic!("{refusal:?}"),
+                    }
+                }
+                Move::Poll(pick) => {
+                    if let Some(index) = pick.checked_rem(self.waiters.len()) {
+                        self.poll(index);
+                    }
+                }
+                Move::Leave(pick) => {
+                    if let Some(waiting) = take(&mut self.waiters, pick) {
+                        self.queues.leave(waiting.ticket());
+                    }
+                }
+                Move::Open(pick) => {
+                    let Some((host, ticket, slot)) = take(&mut self.dials, pick) else { return };
+                    self.next += 1;
+                    self.leases.push((host, slot.lease(self.next, ticket, None)));
+                    self.sockets.push((self.next, slot));
+                    self.forget(ticket);
+                }
+                Move::Fail(pick) => {
+                    let Some((host, ticket, slot)) = take(&mut self.dials, pick) else { return };
+                    drop(slot);
+                    self.queues.close(host);
+                    self.forget(ticket);
+                }
+                Move::Release(pick) => {
+                    let Some((host, lease)) = take(&mut self.leases, pick) else { return };
+                    self.queues.release(host, *lease);
+                    lease.release();
+                }
+                Move::Retire(pick) => {
+                    let Some((host, lease)) = take(&mut self.leases, pick) else { return };
+                    self.queues.closing.push((host, *lease));
+                    drop(lease);
+                }
+                Move::Close(pick) => {
+                    let Some((host, connection)) = take(&mut self.queues.closing, pick) else { return };
+                    self.sockets.retain(|(of, _)| *of != connection);
+                    self.queues.close(host);
+                }
+            }
+        }
+
+        fn poll(&mut self, index: usize) {
+            let ticket = self.waiters[index].ticket();
+            let at = self.queues.at(ticket).expect("it waits");
+            let host = self.queues.line[at].host;
+            let given = match self.waiters[index].poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Pending => Given::Nothing,
+                Poll::Ready(Turn::Dial(slot)) => {
+                    self.dials.push((host, ticket, slot));
+                    Given::Dial
+                }
+                Poll::Ready(Turn::Reuse(lease)) => {
+                    let connection = *lease;
+                    self.leases.push((host, lease));
+                    drop(self.waiters.swap_remove(index));
+                    Given::Reuse(connection)
+                }
+                Poll::Ready(Turn::Closed) => unreachable!("nobody closes"),
+            };
+            assert_eq!(given, self.queues.poll(ticket), "what {ticket} is given");
+        }
+
+        /// Whoever holds this ticket has an answer: what it was given besides goes on.
+        fn forget(&mut self, ticket: Ticket) {
+            self.waiters.retain(|waiting| waiting.ticket() != ticket);
+            self.queues.leave(ticket);
+        }
+
+        /// What can be seen without asking for it.
+        fn check(&self) {
+            let counts = self.slots.stats().connections;
+            let open: usize = self.queues.open.iter().sum();
+            let seen = (counts.idle, counts.closing, counts.open());
+            assert_eq!(
+                seen,
+                (self.queues.idle.len(), self.queues.closing.len(), open),
+                "idle, closing, open"
+            );
+        }
+    }
+
+    fn take<T>(all: &mut Vec<T>, pick: usize) -> Option<T> {
+        pick.checked_rem(all.len()).map(|index| all.swap_remove(index))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+
+        #[test]
+        fn everybody_is_given_what_queues_would_give(total in 1..6usize, per_host in 1..6usize, moves in moves()) {
+            let per_host = per_host.min(total);
+            let queues = Queues {
+                total,
+                per_host,
+                line: VecDeque::new(),
+                idle: VecDeque::new(),
+                closing: Vec::new(),
+                open: [0; HOSTS],
+                handed_on: 0,
+            };
+            let mut world = World {
+                slots: Slots::new(limits_of(total, per_host, usize::MAX)),
+                waiters: Vec::new(),
+                dials: Vec::new(),
+                sockets: Vec::new(),
+                leases: Vec::new(),
+                queues,
+                next: 0,
+            };
+            for step in moves {
+                world.step(step);
+                world.check();
+            }
+            // Everybody asks once more.
+            for index in (0..world.waiters.len()).rev() {
+                world.poll(index);
+            }
         }
     }
 }
