@@ -55,6 +55,13 @@ pub(crate) fn rows() -> Vec<Row> {
             )
             .into(),
         cited(
+            "GOAWAY with an error, below a stream that is not the connection's first",
+            "200 over another connection",
+            &[
+                "outbound-pool::http2_faults::goaway_with_an_error_is_not_about_a_later_request_above_its_last_stream",
+            ],
+        ),
+        cited(
             "Calls given up by the hundred",
             "reset at a pace that no server takes for an attack",
             &[
@@ -106,6 +113,11 @@ pub(crate) fn rows() -> Vec<Row> {
             "DATA beyond the length",
             head("4").write(data()),
             "200, then protocol/body/answered; 1 seen; kept",
+        ),
+        cited(
+            "The request's own body is shorter or longer than its length",
+            "request_body/send/maybe, and the stream is reset",
+            &["outbound-pool::http2_faults::a_request_body_that_contradicts_its_content_length"],
         ),
         alike(
             "empty_frames",
