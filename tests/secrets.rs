@@ -22,8 +22,8 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::connect::dns::Name;
 use outbound::{
     AdaptiveLimitLayer, Attempt, Body, BoxError, CallContext, CallSite, Carried, Client, ClientExt,
-    ConcurrencyLimitLayer, ConnectionInfo, Construction, Deadline, DeadlineLayer, Exchange, Failure,
-    Grace, Idempotent, LeakGuardLayer, Ledger, Origin, Pool, RateLimitLayer, ResponseExt, Retries, RetryLayer,
+    ConcurrencyLimitLayer, ConnectionInfo, Construction, Deadline, DeadlineLayer, Exchange, Failure, Grace,
+    Idempotent, LeakGuardLayer, Ledger, Origin, Pool, RateLimitLayer, ResponseExt, Retries, RetryLayer,
     TelemetryLayer, TimeoutLayer, Timings, Watcher,
     axum::{InboundDeadlineLayer, Outbound, UpstreamFailed},
     chain, find,
