@@ -40,9 +40,10 @@
 //! - **Costs** a call that could be retried one allocation, and for a body another and one uncontended lock per frame; a call that could
 //!   not (one attempt allowed, or `CONNECT`) none. See [`RetryLayer`] for what else may allocate.
 //! - **Errors:** none of its own: the last real response or error is the result, unwrapped. An error of the inner service's
-//!   `poll_ready` is returned as it is, but for one after an error: that error is the result; a response it follows is gone. [`Attempt`] and [`Retries`] on a response tell how it came about, where they are absent there was one
-//!   attempt; [`Retries::track`] before the call tells it after an error too. Only if the deadline passes while the inner service is
-//!   getting ready for another attempt, and a response came before, it is an [`Elapsed`](outbound_core::Elapsed).
+//!   `poll_ready` is returned as it is, unless it comes after an attempt that ended in an error: then that error is (a response is gone by
+//!   then). [`Attempt`] and [`Retries`] on a response tell how it came about, where they are absent there was one attempt;
+//!   [`Retries::track`] before the call tells it after an error too. Only if the deadline passes while the inner service is getting ready
+//!   for another attempt, and a response came before, it is an [`Elapsed`](outbound_core::Elapsed).
 //! - **Panics** if called outside a Tokio runtime with its timer on.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
