@@ -23,7 +23,7 @@ use outbound::{
     find,
     retry::{Backoff, Jitter},
 };
-use outbound_testkit::{Answer, Hostile, Script, Upstream};
+use outbound_testkit::{Answer, Hostile, Script, Upstream, listening};
 use tracing::{
     Event, Id, Level, Metadata, Subscriber,
     span::{Attributes, Record},
@@ -102,7 +102,7 @@ fn what_was_not_read_is_the_next_ones() -> Result<(), BoxError> {
 #[test]
 fn large_json_is_worth_a_warning_inside_a_runtime_alone() {
     let (warnings, client, large) = (Warnings::default(), client(), "x".repeat(1 << 20));
-    let _listening = tracing::subscriber::set_default(warnings.clone());
+    let _listening = listening(warnings.clone());
     drop(client.post("http://a.example/").json(&large));
     assert_eq!(warnings.0.load(Relaxed), 0);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -23,7 +23,7 @@ use outbound::{
     retry::{Backoff, Budget, IdempotencyKey, Jitter, Ratio},
 };
 use outbound_testkit::{
-    Answer, BlackHole, Certificate, Friendly, Gate, Hostile, Script, Upload, Upstream, handler,
+    Answer, BlackHole, Certificate, Friendly, Gate, Hostile, Script, Upload, Upstream, handler, listening,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
@@ -35,7 +35,6 @@ use tracing::{
     Event, Id, Level, Metadata, Subscriber,
     field::Field,
     span::{Attributes, Record},
-    subscriber::set_default,
 };
 
 type Row = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
@@ -535,7 +534,7 @@ async fn telemetry() {
     let (on, off) = (TelemetryLayer::new(&meter), TelemetryLayer::off());
     for (name, layer, attempts_told) in [("none", None, 0), ("off", Some(off), 0), ("on", Some(on), 3)] {
         let spans = Spans::default();
-        let _listening = set_default(spans.clone());
+        let _listening = listening(spans.clone());
         let client = match layer {
             Some(layer) => builder().telemetry("users", layer),
             None => builder(),
@@ -1035,7 +1034,7 @@ fn it_describes_itself_and_its_contradictions() {
     for (name, builder, expected) in cases {
         let warnings = Warnings::default();
         let client = {
-            let _listening = set_default(warnings.clone());
+            let _listening = listening(warnings.clone());
             builder.build().unwrap()
         };
         let (contradiction, line) = expected.unzip();

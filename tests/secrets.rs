@@ -639,7 +639,7 @@ async fn values(said: &Said) {
 #[tokio::test]
 async fn nothing_that_is_said_has_a_secret() {
     let said = Said::default();
-    let listening = tracing::subscriber::set_default(Listener(said.clone()));
+    let listening = outbound_testkit::listening(Listener(said.clone()));
     let built = Arc::new(Built(said.clone()));
     Construction::watch(&built);
     faults(&said).await;
@@ -649,7 +649,7 @@ async fn nothing_that_is_said_has_a_secret() {
     values(&said).await;
     let without_runtime = said.clone();
     let blocking = thread::spawn(move || {
-        let _listening = tracing::subscriber::set_default(Listener(without_runtime.clone()));
+        let _listening = outbound_testkit::listening(Listener(without_runtime.clone()));
         blocking(&without_runtime);
     });
     blocking.join().unwrap();

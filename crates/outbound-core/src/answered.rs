@@ -66,7 +66,7 @@ impl Error for Answered {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(outbound_loom)))]
 mod tests {
     use super::*;
     use crate::{Delivery, Failure, Kind, Phase};

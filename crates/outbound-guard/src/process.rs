@@ -33,6 +33,7 @@ struct Seen {
 /// A guard, and what it wants to know of.
 struct Ear {
     guard: Weak<Guard>,
+    has_callback: bool,
     churn: Option<Allowed>,
     spare_descriptors: Option<u64>,
 }
@@ -54,11 +55,11 @@ pub(crate) static PROCESS: LazyLock<Arc<Process>> = LazyLock::new(|| {
 impl Process {
     /// Tells `guard` from now on, as long as it is there.
     pub(crate) fn tell(&self, guard: &Arc<Guard>, churn: Option<Allowed>, spare_descriptors: Option<u64>) {
-        let ear = Ear { guard: Arc::downgrade(guard), churn, spare_descriptors };
+        let has_callback = guard.reporter.has_callback();
+        let ear = Ear { guard: Arc::downgrade(guard), has_callback, churn, spare_descriptors };
         let ears = &mut self.lock().ears;
         ears.retain(|ear| ear.guard.strong_count() > 0);
-        let has_callback = |ear: &Ear| ear.guard.upgrade().is_some_and(|guard| guard.reporter.has_callback());
-        let place = if has_callback(&ear) { ears.partition_point(has_callback) } else { ears.len() };
+        let place = if has_callback { ears.partition_point(|ear| ear.has_callback) } else { ears.len() };
         ears.insert(place, ear);
     }
 
@@ -106,12 +107,13 @@ impl Seen {
     /// Who tells that so few are left, if that is news: of several who want to know, the one that wants the fewest.
     fn counted(&mut self, descriptors: Descriptors) -> Option<Arc<Guard>> {
         let wanted = |ear: &Ear| ear.spare_descriptors.unwrap_or(descriptors.limit / 5);
-        let short = self.ears.iter().map(|ear| (wanted(ear), &ear.guard));
+        let short = self.ears.iter().filter(|ear| ear.guard.strong_count() > 0);
+        let short = short.map(|ear| (wanted(ear), &ear.guard));
         let short = short.filter(|&(spare, _)| descriptors.left() < spare);
-        let short = short.filter_map(|(spare, guard)| Some((spare, guard.upgrade()?)));
         let (spare, guard) = short.min_by_key(|&(spare, _)| spare).unzip();
         let told = std::mem::replace(&mut self.descriptors.told, spare);
-        guard.filter(|_| told.is_none_or(|told| spare < Some(told)))
+        // Only the one that leaves the lock is held: whoever is the last to hold a guard drops its callback.
+        guard.filter(|_| told.is_none_or(|told| spare < Some(told)))?.upgrade()
     }
 }
 

@@ -20,14 +20,14 @@ use outbound_core::{
 };
 use outbound_guard::{Backtraces, Holding, Leak, LeakGuardLayer, SendExt};
 use outbound_limit::ConcurrencyLimitLayer;
-use outbound_testkit::{Plan, Probe, TestBody};
+use outbound_testkit::{Plan, Probe, TestBody, listening};
 use support::*;
 use tokio::time::sleep;
 use tower::{Layer, service_fn};
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
-    subscriber::{DefaultGuard, set_default},
+    subscriber::DefaultGuard,
 };
 use tracing_subscriber::{Registry, layer::SubscriberExt};
 
@@ -59,7 +59,7 @@ impl<S: Subscriber> tracing_subscriber::Layer<S> for Notes {
 impl Notes {
     fn taken() -> (Self, DefaultGuard) {
         let notes = Self::default();
-        (notes.clone(), set_default(Registry::default().with(notes)))
+        (notes.clone(), listening(Registry::default().with(notes)))
     }
 
     fn take(&self) -> Vec<String> {

@@ -101,7 +101,7 @@ async fn retrying_and_gave_up_say_why() {
         ),
     ];
     let notes = Notes::default();
-    let _guard = tracing::subscriber::set_default(notes.clone());
+    let _guard = outbound_testkit::listening(notes.clone());
     for (name, layer, plan, method, deadline, expected) in table {
         let uri = "http://user:secret@a/path?secret";
         let mut request = Request::builder().method(method).uri(uri).body(TestBody::new()).unwrap();

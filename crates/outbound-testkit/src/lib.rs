@@ -27,6 +27,7 @@
 //! - **Bodies:** [`TestBody`] has frames, pauses and failures; [`assert_body_contract`] checks a body that wraps another.
 //! - **Cancellation:** [`cancel_at_each_poll`] drops a future at every one of its polls.
 //! - **Order of events:** a [`Gate`] holds a script, handler, service or body until the test opens it, so no test sleeps.
+//! - **What is told:** [`listening`] hears the `tracing` events of one test among others.
 //! - **Paused clocks:** nothing here waits on a Tokio timer, except what a script was told to (`delay`, `dribble`). Mind
 //!   that Tokio's paused clock jumps when the runtime is idle, even while bytes are on their way between two sockets.
 //! - **Features:** `tls` ([`Hostile`] and [`Friendly`] serve TLS, with certificates good and bad), `http2` ([`Friendly`]
@@ -42,6 +43,7 @@ mod friendly;
 mod gate;
 pub mod handler;
 mod hostile;
+mod listening;
 mod nowhere;
 mod pause;
 mod probe;
@@ -60,6 +62,7 @@ pub use frame::{Frame, FrameKind};
 pub use friendly::{Friendly, Upload};
 pub use gate::Gate;
 pub use hostile::Hostile;
+pub use listening::listening;
 pub use nowhere::{BlackHole, Refusal};
 pub use probe::{Counts, Plan, Probe, ProbeFuture, ProbeHandle};
 pub use script::Script;

@@ -471,7 +471,7 @@ impl Told {
             exporter,
             spans,
             _tracers: tracers,
-            _subscriber: tracing::subscriber::set_default(tracing_subscriber::registry().with(bridge)),
+            _subscriber: outbound_testkit::listening(tracing_subscriber::registry().with(bridge)),
         }
     }
 

@@ -74,7 +74,7 @@ impl Told {
             .with_threads(false)
             .with_target(false)
             .with_tracked_inactivity(false);
-        let subscriber = tracing::subscriber::set_default(tracing_subscriber::registry().with(bridge));
+        let subscriber = outbound_testkit::listening(tracing_subscriber::registry().with(bridge));
         Self { meters, metrics, spans, _tracers: tracers, _subscriber: subscriber }
     }
 
